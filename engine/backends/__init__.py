@@ -1,0 +1,65 @@
+"""Opens the backend that a preset asks for, and names its weights without loading them."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from engine.backends.base import Backend, BackendInfo, ClipResult, StepDone
+from engine.config import Preset
+from engine.errors import WeightsMissing
+
+__all__ = ["Backend", "BackendInfo", "ClipResult", "StepDone", "fingerprint", "open_backend"]
+
+SAMPLE_BYTES = 1 << 20
+WEIGHT_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".bin", ".pth")
+
+
+def open_backend(preset: Preset, *, threads: int | None = None) -> Backend:
+    """Load the model of `preset`. Slow: the model stack is imported here."""
+    from engine.backends.local import LocalBackend
+
+    return LocalBackend.open(preset, threads=threads)
+
+
+def fingerprint(preset: Preset, variant: str) -> str:
+    """A hash of the weights that `variant` uses, computed without torch in well under a second.
+
+    Large files count by size and by their first and last MiB, which hold the safetensors header and the last tensor.
+    """
+    roots = [preset.path(preset.model), *(preset.path(p) for p in preset.components.model_dump().values() if p)]
+    lora = preset.lora(variant)
+    files = [file for root in roots for file in weight_files(root)] + ([lora] if lora else [])
+    if not files:
+        raise WeightsMissing(
+            f"The preset “{preset.name}” has no weights at {roots[0].name}/.", "Check `model:` in the preset."
+        )
+    hasher = hashlib.sha256()
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as err:
+            raise WeightsMissing(f"The weights file {file.name} of “{preset.name}” is missing.") from err
+        hasher.update(file.name.encode() + _file_hash(file, stat.st_size, stat.st_mtime_ns))
+    return hasher.hexdigest()
+
+
+def weight_files(root: Path) -> list[Path]:
+    """Files under `root` that decide the output, in a stable order; LoRAs and vocabulary are named elsewhere."""
+    if not root.is_dir():
+        raise WeightsMissing(f"The weights folder {root.name}/ is missing.", "Check the paths in the preset.")
+    return sorted(
+        file
+        for file in root.rglob("*")
+        if file.suffix in WEIGHT_SUFFIXES and "loras" not in file.parts and file.name != "vocabulary.json"
+    )
+
+
+@cache
+def _file_hash(file: Path, size: int, mtime_ns: int) -> bytes:
+    hasher = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        hasher.update(stream.read(SAMPLE_BYTES))
+        if size > SAMPLE_BYTES:
+            stream.seek(max(size - SAMPLE_BYTES, SAMPLE_BYTES))
+            hasher.update(stream.read(SAMPLE_BYTES))
+    return hasher.digest()

@@ -1,0 +1,53 @@
+"""The seam between the film loop and whatever makes pixels.
+
+Every backend passes the suite in `tests/engine/backends/contract.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from engine.domain import ClipRequest
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What runs here. `fingerprint` changes when the weights do."""
+
+    name: str
+    device: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """Step `step` of `of` has ended. `preview`: uint8 (n, h, w, 3) frames of the clean estimate, or None."""
+
+    step: int
+    of: int
+    preview: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """The generated clip: uint8 RGB (F, H, W, 3), the overlap included. `timings`: CPU seconds per phase."""
+
+    frames: np.ndarray
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Makes one clip at a time. Closing the iterator cancels within one step; the backend stays usable."""
+
+    info: BackendInfo
+
+    def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
+        """Yield a `StepDone` for every step, then exactly one `ClipResult`.
+
+        The same request gives the same frames. Raises `GenerationError` (`OutOfMemory` when memory ran out).
+        """
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,190 @@
+"""The nouns of the product: what is saved in a project folder and what travels to a backend.
+
+Knows nothing about files, models or screens. Pixels are uint8 RGB (F, H, W, 3).
+"""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from engine.errors import InputError
+
+SCHEMA_VERSION = 1
+MAX_CLIPS = 1000
+MAX_PROMPT_CHARACTERS = 1000
+MAX_SEED = 2**31 - 1
+SEED_STRIDE = 42  # upstream seeds clip i with 42·i: equal noise in every clip accumulates artefacts (DevLog)
+ID_PATTERN = re.compile(r"^[a-z0-9]{26}$")
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+# Control characters other than tab and newline, and the bidirectional overrides that make text read as something else.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
+def new_id() -> str:
+    """26 characters from [0-9a-z], 134 random bits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(26))
+
+
+def clean_prompt(text: str) -> str:
+    """The prompt with control characters removed and whitespace folded; too long or empty raises `InputError`."""
+    if not isinstance(text, str):
+        raise InputError(f"A prompt must be text, got {type(text).__name__}.")
+    cleaned = " ".join(_FORBIDDEN.sub(" ", text).split())
+    if not cleaned:
+        raise InputError("The prompt is empty.", "Write what should happen in this clip.")
+    if len(cleaned) > MAX_PROMPT_CHARACTERS:
+        raise InputError(
+            f"The prompt has {len(cleaned):,} characters; up to {MAX_PROMPT_CHARACTERS:,} are allowed.", "Shorten it."
+        )
+    return cleaned
+
+
+def check_num_clips(count: int) -> int:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_CLIPS:
+        raise InputError(f"The number of clips must be a whole number from 1 to {MAX_CLIPS:,}, got {count}.")
+    return count
+
+
+def check_seed(seed: int) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"The seed must be a whole number from 0 to {MAX_SEED:,}, got {seed}.")
+    return seed
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Width and height in pixels, each a multiple of 16."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.width % 16 or self.height % 16 or min(self.width, self.height) < 16:
+            raise InputError(f"A film's sides must be multiples of 16, got {self.width}×{self.height}.")
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height}"
+
+
+def nearest_resolution(width: int, height: int, offered: list[Resolution] | tuple[Resolution, ...]) -> Resolution:
+    """The offered resolution whose aspect is closest to width:height (compared as a ratio)."""
+    aspect = width / height
+    return min(offered, key=lambda r: abs(np.log(r.width / r.height / aspect)))
+
+
+class Saved(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
+Prompt = Annotated[str, AfterValidator(clean_prompt)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Clip(Saved):
+    """One slot of the storyboard."""
+
+    id: Id = Field(default_factory=new_id)
+    prompt: Prompt
+    seed: Seed | None = None
+    pinned_take: Digest | None = None
+
+
+class Storyline(Saved):
+    """A drafted prompt stream; accepting it replaces a project's clips."""
+
+    idea: str = ""
+    prompts: tuple[Prompt, ...]
+    source: Literal["user", "qwen", "template"]
+
+
+class Inputs(Saved):
+    """Names of files under `inputs/` and their hashes."""
+
+    image: str
+    image_sha256: Digest
+    original_name: str = ""
+
+
+class Project(Saved):
+    """What the film should be. The takes on disk say what it is."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: Id = Field(default_factory=new_id)
+    title: str = Field(default="Untitled film", max_length=200)
+    idea: str = Field(default="", max_length=2000)
+    variant: Literal["shot", "film"] = "film"
+    preset: str
+    resolution: Resolution
+    seed: Seed = 0
+    num_inference_steps: int = Field(ge=1, le=200)
+    guidance_scale: float = Field(ge=0.0, le=30.0)
+    negative_prompt: str = Field(default="", max_length=2000)
+    lora_strength: float = Field(default=1.0, ge=0.0, le=1.5)
+    storyline_source: Literal["user", "qwen", "template"] = "user"
+    inputs: Inputs
+    clips: tuple[Clip, ...] = ()
+    rev: int = 0
+
+    def clip_index(self, clip_id: str) -> int:
+        for index, clip in enumerate(self.clips):
+            if clip.id == clip_id:
+                return index
+        raise InputError("That clip is not in the storyboard any more.", "Reload the page to see the current one.")
+
+    def seed_of(self, index: int) -> int:
+        clip = self.clips[index]
+        return clip.seed if clip.seed is not None else (self.seed + SEED_STRIDE * index) % (MAX_SEED + 1)
+
+
+class Take(Saved):
+    """One generated result of a clip, committed as a folder named by its digest."""
+
+    digest: Digest
+    clip_id: Id
+    parent_digest: Digest | None
+    prompt: str
+    seed: int
+    num_frames: int
+    overlap: int
+    tail_frames: int
+    width: int
+    height: int
+    fps: int
+    segment_bytes: int
+    segment_sha256: Digest
+    backend: str
+    created: float
+    timings: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Everything that determines the pixels of one clip. Picklable.
+
+    anchor: uint8 (H, W, 3), the reference picture. condition_frames: uint8 (n, H, W, 3), n = 1 for the first clip, else
+    the variant's motion frames, oldest first.
+    """
+
+    digest: str
+    clip_id: str
+    index: int
+    variant: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    lora_strength: float
+    num_frames: int
+    overlap: int
+    fps: int
+    resolution: Resolution
+    parent_digest: str | None
+    anchor: np.ndarray = field(repr=False)
+    condition_frames: np.ndarray = field(repr=False)

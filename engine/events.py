@@ -1,0 +1,91 @@
+"""What happens to a film, as frozen dataclasses: the page, the CLI and the log read the same ones."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Event:
+    @property
+    def name(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with an `event` key; arrays are left out."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"event": self.name} | {k: v for k, v in fields.items() if not isinstance(v, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class ModelLoading(Event):
+    preset: str
+
+
+@dataclass(frozen=True)
+class ModelReady(Event):
+    preset: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ClipStarted(Event):
+    clip_id: str
+    index: int
+    digest: str
+    prompt: str
+    seed: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class ClipStep(Event):
+    """`preview`: uint8 (n, h, w, 3), a few small frames, or None on steps that make no preview."""
+
+    clip_id: str
+    index: int
+    step: int
+    of: int
+    seconds: float
+    preview: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TakeCommitted(Event):
+    clip_id: str
+    index: int
+    digest: str
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FilmExported(Event):
+    path: str
+    frames: int
+    fps: int
+    clips: int
+    num_frames: int
+    num_motion_frames: int
+
+
+@dataclass(frozen=True)
+class JobDone(Event):
+    clips: int
+
+
+@dataclass(frozen=True)
+class JobCancelled(Event):
+    clips: int
+
+
+@dataclass(frozen=True)
+class JobFailed(Event):
+    message: str
+    hint: str
+    error_id: str = ""
+    clip_id: str = ""
+    kind: str = ""

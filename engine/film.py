@@ -1,0 +1,316 @@
+"""`plan()` compares what a film should be with the takes on disk; `render()` makes what is missing; `export()` joins it.
+
+Generate, extend, regenerate, cancel and resume are all "plan again". Knows nothing about models or screens.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from engine import __version__, backends, faults
+from engine.backends.base import Backend, ClipResult
+from engine.config import Preset
+from engine.domain import Clip, ClipRequest, Inputs, Project, Take, check_num_clips, clean_prompt
+from engine.errors import DiskFull, GenerationError, InputError, OutOfMemory, ProjectError, disk_errors_explained
+from engine.events import ClipStarted, ClipStep, Event, FilmExported, TakeCommitted
+from engine.media import image, video
+from engine.project import takes as takes_on_disk
+from engine.project.store import Store
+from engine.timeline import Timeline
+from engine.variants import VARIANTS
+
+log = logging.getLogger(__name__)
+DIGEST_VERSION = 1  # raised when the same request gives other pixels
+TAIL_FRAMES = 5
+MAX_ATTEMPTS = 3
+FIRST_CLIP_BYTES = 20_000_000  # expected size before any take has been measured
+AI_NOTE = "AI-generated video (Stable Video Infinity Studio)"
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """Slot `index`: `digest` is the take it asks for; `take` the one to show (an older one when stale)."""
+
+    index: int
+    clip: Clip
+    digest: str
+    seed: int
+    status: Literal["done", "stale", "missing"]
+    take: Take | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    project: Project
+    clips: tuple[PlannedClip, ...]
+
+    @property
+    def next(self) -> PlannedClip | None:
+        """The first clip that has no fresh take, if any."""
+        return next((planned for planned in self.clips if planned.status != "done"), None)
+
+    @property
+    def film(self) -> tuple[PlannedClip, ...]:
+        """The clips that can be played in a row from the start, stale ones included."""
+        playable = []
+        for planned in self.clips:
+            if planned.take is None:
+                break
+            playable.append(planned)
+        return tuple(playable)
+
+
+def timeline_of(project: Project, preset: Preset) -> Timeline:
+    return Timeline(preset.num_frames, VARIANTS[project.variant].num_motion_frames, preset.fps)
+
+
+def create(
+    folder: Path,
+    picture: Path,
+    preset: Preset,
+    *,
+    prompts: Sequence[str] = (),
+    variant: str = "film",
+    seed: int = 0,
+    title: str = "",
+    idea: str = "",
+    num_inference_steps: int | None = None,
+    source: Literal["user", "qwen", "template"] = "user",
+    original_name: str = "",
+) -> Store:
+    """A new project in `folder` from the untrusted `picture` file; the picture is validated and re-encoded first."""
+    preset.variant(variant)
+    clips = tuple(Clip(prompt=clean_prompt(prompt)) for prompt in prompts)
+    if clips:
+        check_num_clips(len(clips))
+    if (folder / "project.json").exists():
+        raise InputError(f"{folder.name}/ already holds a project.", "Extend it, or choose another folder.")
+    inputs = folder / "inputs"
+    with disk_errors_explained("a new project"):
+        inputs.mkdir(parents=True, exist_ok=True)
+    anchor = inputs / "anchor.png"
+    info = image.import_image(picture, anchor)
+    project = Project(
+        title=title or "Untitled film",
+        idea=idea,
+        variant=variant,
+        preset=preset.name,
+        resolution=preset.resolution_for(info.width, info.height),
+        seed=seed,
+        num_inference_steps=num_inference_steps or preset.num_inference_steps,
+        guidance_scale=preset.guidance_scale,
+        negative_prompt=preset.negative_prompt,
+        lora_strength=preset.variants[variant].lora_strength,
+        storyline_source=source,
+        inputs=Inputs(
+            image=anchor.name,
+            image_sha256=hashlib.sha256(anchor.read_bytes()).hexdigest(),
+            original_name=Path(original_name or picture.name).name[:200],
+        ),
+        clips=clips,
+    )
+    return Store.create(folder, project, anchor)
+
+
+def digest_of(project: Project, preset: Preset, index: int, parent_digest: str | None, weights: str) -> str:
+    """A hash of everything that determines the pixels of clip `index`, the parent take's digest included."""
+    clip = project.clips[index]
+    variant = preset.variant(project.variant)
+    facts = {
+        "version": DIGEST_VERSION,
+        "anchor": project.inputs.image_sha256,
+        "parent": parent_digest,
+        "prompt": clip.prompt,
+        "negative_prompt": project.negative_prompt if project.guidance_scale != 1.0 else "",
+        "seed": project.seed_of(index),
+        "steps": project.num_inference_steps,
+        "guidance": project.guidance_scale,
+        "lora_strength": project.lora_strength,
+        "resolution": [project.resolution.width, project.resolution.height],
+        "variant": [variant.name, variant.num_motion_frames, variant.padding, variant.guidance_terms],
+        "sampling": [preset.family, preset.num_frames, preset.fps, preset.shift, preset.dtype, preset.uint8],
+        "max_sequence_length": preset.max_sequence_length,
+        "weights": weights,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def plan(store: Store, preset: Preset, project: Project | None = None) -> Plan:
+    """What is done, stale or missing. A clip is done when a whole take has the digest it would be asked for with."""
+    project = project or store.load()
+    weights = backends.fingerprint(preset, project.variant)
+    takes = store.takes()
+    latest: dict[str, Take] = {}
+    for take in sorted(takes.values(), key=lambda take: take.created):
+        latest[take.clip_id] = take
+    planned: list[PlannedClip] = []
+    parent: str | None = None
+    for index, clip in enumerate(project.clips):
+        pinned = clip.pinned_take if clip.pinned_take in takes else None
+        digest = pinned or digest_of(project, preset, index, parent, weights)
+        take = takes.get(digest)
+        status = "done" if take else "stale" if clip.id in latest else "missing"
+        planned.append(PlannedClip(index, clip, digest, project.seed_of(index), status, take or latest.get(clip.id)))
+        parent = digest
+    return Plan(project, tuple(planned))
+
+
+def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | None:
+    """The request of the next clip to make, or None when nothing is missing."""
+    wanted = planned.next
+    if wanted is None:
+        return None
+    project, index = planned.project, wanted.index
+    variant = preset.variant(project.variant)
+    anchor = image.fit(image.load(store.anchor_file(project)), project.resolution)
+    parent = planned.clips[index - 1].digest if index else None
+    condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames) if parent else anchor[None]
+    return ClipRequest(
+        digest=wanted.digest,
+        clip_id=wanted.clip.id,
+        index=index,
+        variant=project.variant,
+        prompt=wanted.clip.prompt,
+        negative_prompt=project.negative_prompt,
+        seed=wanted.seed,
+        num_inference_steps=project.num_inference_steps,
+        guidance_scale=project.guidance_scale,
+        lora_strength=project.lora_strength,
+        num_frames=preset.num_frames,
+        overlap=timeline_of(project, preset).overlap(index),
+        fps=preset.fps,
+        resolution=project.resolution,
+        parent_digest=parent,
+        anchor=anchor,
+        condition_frames=condition,
+    )
+
+
+def render(store: Store, backend: Backend, preset: Preset, *, reserve_bytes: int = 500_000_000) -> Iterator[Event]:
+    """Make every clip that is not done, in order, yielding what happens; the plan is read anew before each clip.
+
+    Close the generator to cancel: it stops within one step and finished clips stay. Raises `ProjectLocked` when another
+    process is rendering, `DiskFull`, `GenerationError`.
+    """
+    with store.lock("render"):
+        takes_on_disk.remove_leftovers(store.takes_folder)
+        while request := next_request(store, preset, plan(store, preset)):
+            check_space(store, reserve_bytes)
+            attempt = begin_attempt(store, request)
+            try:
+                started = ClipStarted(
+                    request.clip_id, request.index, request.digest, request.prompt, request.seed, attempt
+                )
+                store.record(started)
+                yield started
+                committed = yield from make(store, backend, request)
+                store.record(committed)
+            finally:
+                store.set_attempt(request.digest, 0)  # reached unless the process died: that is what counts
+            yield committed
+
+
+def begin_attempt(store: Store, request: ClipRequest) -> int:
+    """Count a start of `request`; one that took the process down three times is refused."""
+    attempt = store.attempts().get(request.digest, 0) + 1
+    if attempt > MAX_ATTEMPTS:
+        raise GenerationError(
+            f"Clip {request.index + 1} stopped the studio {MAX_ATTEMPTS} times.",
+            "Finished clips are safe. Change its prompt or seed, then resume.",
+        )
+    store.set_attempt(request.digest, attempt)
+    faults.hit("clip.running")
+    return attempt
+
+
+def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event]:
+    """Generate and commit one clip, yielding a `ClipStep` per step; returns its `TakeCommitted`."""
+    began = step_began = time.monotonic()
+    result: ClipResult | None = None
+    iterator = backend.generate(request)
+    try:
+        for item in iterator:
+            if isinstance(item, ClipResult):
+                result = item
+                continue
+            faults.hit("clip.step")
+            now = time.monotonic()
+            yield ClipStep(request.clip_id, request.index, item.step, item.of, now - step_began, item.preview)
+            step_began = time.monotonic()
+    except MemoryError as err:
+        raise OutOfMemory(
+            f"Clip {request.index + 1} needs more memory than is free.",
+            "Finished clips are safe. Close other programs or choose a smaller size, then resume.",
+        ) from err
+    finally:
+        iterator.close()
+    if result is None:
+        raise GenerationError(f"The backend {backend.info.name} ended clip {request.index + 1} without frames.")
+    check_frames(request, result.frames)
+    faults.hit("clip.generated")
+    take = takes_on_disk.commit(
+        store.takes_folder,
+        request,
+        result.frames,
+        tail_frames=TAIL_FRAMES,
+        backend=backend.info.name,
+        timings=result.timings,
+    )
+    faults.hit("clip.committed")
+    seconds = time.monotonic() - began
+    log.info("clip %d: %d frames in %.1f s", request.index + 1, take.num_frames, seconds)
+    return TakeCommitted(request.clip_id, request.index, take.digest, take.num_frames - take.overlap, seconds)
+
+
+def check_frames(request: ClipRequest, frames: np.ndarray) -> None:
+    """Refuse a clip of the wrong shape, or one flat colour where the picture is not."""
+    expected = (request.num_frames, request.resolution.height, request.resolution.width, 3)
+    if frames.shape != expected or frames.dtype != np.uint8:
+        raise GenerationError(f"Clip {request.index + 1} has shape {frames.shape}; {expected} was asked for.")
+    if frames[-1].std() < 0.5 and request.anchor.std() > 4.0:
+        raise GenerationError(
+            f"Clip {request.index + 1} came out as one flat colour.", "Finished clips are safe. Try another seed."
+        )
+
+
+def check_space(store: Store, reserve_bytes: int) -> None:
+    """Raise `DiskFull` unless two clips of the recent size and the reserve fit."""
+    recent = sorted(store.takes().values(), key=lambda take: take.created)[-5:]
+    sizes = [sum(f.stat().st_size for f in store.take_folder(t.digest).rglob("*") if f.is_file()) for t in recent]
+    expected = int(statistics.median(sizes)) if sizes else min(FIRST_CLIP_BYTES, reserve_bytes)
+    free = shutil.disk_usage(store.folder).free
+    if free < 2 * expected + reserve_bytes:
+        raise DiskFull(
+            f"No room for more clips ({free / 1e9:.1f} GB left, {(2 * expected + reserve_bytes) / 1e9:.1f} GB wanted).",
+            f"{len(store.takes())} takes are safe. Free space or export, then resume.",
+        )
+
+
+def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None = None) -> FilmExported:
+    """Join the playable clips into one MP4 at `output` by packet copy."""
+    planned = planned or plan(store, preset)
+    chosen = [clip.take for clip in planned.film if clip.take]
+    if not chosen:
+        raise ProjectError("There is no finished clip to export yet.", "Generate at least one clip first.")
+    takes_on_disk.verify(store.takes_folder, chosen)
+    metadata = {
+        "title": planned.project.title,
+        "comment": f"{AI_NOTE}; model: {preset.title}",
+        "encoder": f"Stable Video Infinity Studio {__version__}",
+    }
+    with disk_errors_explained("the film"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        film = video.join([store.take_folder(t.digest) / "segment.mp4" for t in chosen], output, metadata=metadata)
+    timeline = timeline_of(planned.project, preset)
+    return FilmExported(
+        str(output), film.num_frames, preset.fps, len(chosen), timeline.num_frames, timeline.num_motion_frames
+    )

@@ -1,0 +1,137 @@
+"""Takes on disk: `takes/<digest>/{take.json, segment.mp4, poster.jpg, tail/*.png}`.
+
+A take is built in `takes/.tmp-*` and committed by one directory rename after fsync, so it is there whole or not at all.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from engine import faults
+from engine.domain import ClipRequest, Take
+from engine.errors import ProjectError, disk_errors_explained
+from engine.media import image, video
+from engine.project.files import fsync_file, fsync_folder, write_atomically
+
+TEMPORARY = ".tmp-"
+
+
+def commit(
+    folder: Path, request: ClipRequest, frames: np.ndarray, *, tail_frames: int, backend: str, timings: dict[str, float]
+) -> Take:
+    """Store uint8 `frames` (F, H, W, 3) as the take of `request` under `folder`; return it.
+
+    The segment leaves out the overlap. The last `tail_frames` frames are kept lossless for the next clip. Raises
+    `DiskFull` when the operating system refuses a write; nothing half-written stays visible.
+    """
+    temp = folder / f"{TEMPORARY}{request.digest}"
+    final = folder / request.digest
+    with disk_errors_explained("a new clip"):
+        try:
+            faults.hit("take.mkdir")
+            shutil.rmtree(temp, ignore_errors=True)
+            (temp / "tail").mkdir(parents=True)
+            segment = video.write_segment(frames[request.overlap :], temp / "segment.mp4", fps=request.fps)
+            for number, frame in enumerate(frames[-tail_frames:]):
+                faults.hit("tail.write")
+                image.save_png(frame, temp / "tail" / f"{number}.png")
+            faults.hit("poster.write")
+            video.poster(frames[len(frames) // 2], temp / "poster.jpg")
+            take = Take(
+                digest=request.digest,
+                clip_id=request.clip_id,
+                parent_digest=request.parent_digest,
+                prompt=request.prompt,
+                seed=request.seed,
+                num_frames=len(frames),
+                overlap=request.overlap,
+                tail_frames=tail_frames,
+                width=request.resolution.width,
+                height=request.resolution.height,
+                fps=request.fps,
+                segment_bytes=segment.size_bytes,
+                segment_sha256=segment.sha256,
+                backend=backend,
+                created=time.time(),
+                timings=timings,
+            )
+            write_atomically(temp / "take.json", take.model_dump_json(indent=1).encode(), point="take.json")
+            faults.hit("take.fsync")
+            for file in temp.rglob("*"):
+                if file.is_file():
+                    fsync_file(file)
+            fsync_folder(temp / "tail")
+            fsync_folder(temp)
+            faults.hit("take.before_rename")
+            shutil.rmtree(final, ignore_errors=True)  # only a damaged take can be there: a whole one is a cache hit
+            os.rename(temp, final)
+            faults.hit("take.after_rename")
+            fsync_folder(folder)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+    return take
+
+
+def names(folder: Path) -> list[str]:
+    """Digests of the committed takes under `folder`, damaged ones included."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def has_segment(path: Path, take: Take) -> bool:
+    try:
+        return (path / "segment.mp4").stat().st_size == take.segment_bytes
+    except OSError:
+        return False
+
+
+def read(path: Path) -> Take | None:
+    """The take in folder `path`, or None when any of its files is missing, cut or does not parse."""
+    try:
+        take = Take.model_validate_json((path / "take.json").read_bytes())
+        whole = (
+            take.digest == path.name
+            and has_segment(path, take)
+            and all((path / "tail" / f"{n}.png").stat().st_size > 0 for n in range(take.tail_frames))
+        )
+    except (OSError, ValidationError, json.JSONDecodeError):
+        return None
+    return take if whole else None
+
+
+def tail(path: Path, count: int) -> np.ndarray:
+    """The last `count` frames of the take in folder `path`: uint8 (count, H, W, 3), oldest first."""
+    names = sorted((path / "tail").glob("*.png"), key=lambda p: int(p.stem))
+    if len(names) < count:
+        raise ProjectError(
+            f"A finished clip keeps {len(names)} of the {count} frames the next one starts from.",
+            "Regenerate it; the clips before it are safe.",
+        )
+    return np.stack([image.load(name) for name in names[-count:]])
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete takes that were never committed; return how many there were."""
+    leftovers = list(folder.glob(f"{TEMPORARY}*"))
+    for path in leftovers:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(leftovers)
+
+
+def verify(folder: Path, wanted: Sequence[Take]) -> None:
+    """Raise `ProjectError` naming the first take whose segment is missing or differs from its recorded hash."""
+    for number, take in enumerate(wanted, 1):
+        segment = folder / take.digest / "segment.mp4"
+        if not segment.is_file():
+            raise ProjectError(f"The segment of clip {number} is missing.", "Resume to generate it again.")
+        if video.sha256(segment) != take.segment_sha256:
+            raise ProjectError(f"The segment of clip {number} is damaged.", "Regenerate that clip; the others are safe.")

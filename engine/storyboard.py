@@ -1,0 +1,101 @@
+"""Edits of a storyboard, as pure functions from one project to the next. Staleness is computed later, never stored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from engine.domain import Clip, Project, Storyline, check_num_clips, check_seed, clean_prompt
+from engine.errors import InputError
+
+Scope = Literal["this_and_after", "only_this"]
+
+
+def with_clips(project: Project, clips: Sequence[Clip]) -> Project:
+    if clips:
+        check_num_clips(len(clips))
+    return project.model_copy(update={"clips": tuple(clips)})
+
+
+def replace_clip(project: Project, clip_id: str, **changes: object) -> Project:
+    index = project.clip_index(clip_id)
+    clips = list(project.clips)
+    clips[index] = clips[index].model_copy(update=changes)
+    return with_clips(project, clips)
+
+
+def accept_storyline(project: Project, storyline: Storyline) -> Project:
+    """Replace the clips by the storyline's; the ids of slots whose number stays are kept, and so are their takes."""
+    kept = project.clips
+    clips = [
+        kept[index].model_copy(update={"prompt": clean_prompt(prompt), "pinned_take": None})
+        if index < len(kept)
+        else Clip(prompt=clean_prompt(prompt))
+        for index, prompt in enumerate(storyline.prompts)
+    ]
+    return with_clips(project, clips).model_copy(update={"storyline_source": storyline.source})
+
+
+def append(project: Project, prompts: Sequence[str]) -> Project:
+    """Extend the storyboard by one clip per prompt."""
+    return with_clips(project, [*project.clips, *(Clip(prompt=clean_prompt(prompt)) for prompt in prompts)])
+
+
+def insert(project: Project, prompt: str, after: str | None) -> Project:
+    """A new clip after the one called `after`, or at the front when `after` is None."""
+    index = project.clip_index(after) + 1 if after else 0
+    clips = list(project.clips)
+    clips.insert(index, Clip(prompt=clean_prompt(prompt)))
+    return with_clips(project, clips)
+
+
+def duplicate(project: Project, clip_id: str) -> Project:
+    source = project.clips[project.clip_index(clip_id)]
+    return insert(project, source.prompt, after=clip_id)
+
+
+def move(project: Project, clip_id: str, to_index: int) -> Project:
+    clips = list(project.clips)
+    clip = clips.pop(project.clip_index(clip_id))
+    if not 0 <= to_index <= len(clips):
+        raise InputError(f"There is no place {to_index + 1} in a storyboard of {len(clips) + 1} clips.")
+    clips.insert(to_index, clip)
+    return with_clips(project, clips)
+
+
+def delete(project: Project, clip_id: str) -> Project:
+    """The storyboard without that clip; its takes stay on disk, so that undo brings everything back."""
+    index = project.clip_index(clip_id)
+    return with_clips(project, [*project.clips[:index], *project.clips[index + 1 :]])
+
+
+def set_prompt(project: Project, clip_id: str, prompt: str) -> Project:
+    cleaned = clean_prompt(prompt)
+    clip = project.clips[project.clip_index(clip_id)]
+    return project if clip.prompt == cleaned else replace_clip(project, clip_id, prompt=cleaned, pinned_take=None)
+
+
+def set_seed(project: Project, clip_id: str, seed: int | None) -> Project:
+    return replace_clip(project, clip_id, seed=None if seed is None else check_seed(seed), pinned_take=None)
+
+
+def pin(project: Project, clip_id: str, digest: str | None) -> Project:
+    return replace_clip(project, clip_id, pinned_take=digest)
+
+
+def regenerate(
+    project: Project, clip_id: str, *, seed: int, shown: Mapping[str, str], scope: Scope, prompt: str | None = None
+) -> Project:
+    """Ask for another take of a clip by giving it a new seed.
+
+    shown: digest of the take each clip shows at present. `only_this` pins the later clips to them, so the join may jump;
+    `this_and_after` unpins them, so they are made again from the new take.
+    """
+    index = project.clip_index(clip_id)
+    changes: dict[str, object] = {"seed": check_seed(seed), "pinned_take": None}
+    if prompt is not None:
+        changes["prompt"] = clean_prompt(prompt)
+    project = replace_clip(project, clip_id, **changes)
+    later = [
+        clip.model_copy(update={"pinned_take": shown.get(clip.id) if scope == "only_this" else None})
+        for clip in project.clips[index + 1 :]
+    ]
+    return with_clips(project, [*project.clips[: index + 1], *later])
