@@ -5,7 +5,7 @@ Order of precedence: defaults here < `assets/presets/<name>.yaml` < environment 
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 PRESETS = ASSETS / "presets"
 MAX_YAML_BYTES = 256_000
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -98,9 +99,7 @@ class Preset(Settings):
 
     def variant(self, name: str) -> Variant:
         if name not in self.variants:
-            raise ConfigError(
-                f"The preset “{self.name}” has no variant “{name}”.", nearest(name, list(self.variants))
-            )
+            raise ConfigError(f"The preset “{self.name}” has no variant “{name}”.", nearest(name, list(self.variants)))
         return VARIANTS[name]
 
     def lora(self, variant: str) -> Path | None:
@@ -135,7 +134,7 @@ class Config(Settings):
         return validated(cls, values, "the settings")
 
 
-def validated[Model: BaseModel](model: type[Model], data: object, source: str) -> Model:
+def validated(model: type[Model], data: object, source: str) -> Model:
     """`model` built from `data`; the first problem becomes one `ConfigError` that names the key and the nearest one."""
     try:
         return model.model_validate(data)

@@ -43,20 +43,50 @@ class StudioError(Exception):
 
 
 class ConfigError(StudioError): ...
+
+
 class InputError(StudioError): ...
+
+
 class ProjectError(StudioError): ...
+
+
 class ProjectNotFound(ProjectError): ...
+
+
 class ProjectCorrupt(ProjectError): ...
+
+
 class ProjectLocked(ProjectError): ...
+
+
 class ProjectTooNew(ProjectError): ...
+
+
 class DiskFull(ProjectError): ...
+
+
 class ModelError(StudioError): ...
+
+
 class WeightsMissing(ModelError): ...
+
+
 class WeightsMismatch(ModelError): ...
+
+
 class GenerationError(StudioError): ...
+
+
 class OutOfMemory(GenerationError): ...
+
+
 class BackendUnavailable(StudioError): ...
+
+
 class StorylineError(StudioError): ...
+
+
 class TrainingError(StudioError): ...
 
 
@@ -83,5 +113,7 @@ def disk_errors_explained(what: str) -> Iterator[None]:
                     f"The folder is read-only: {what} could not be written.", f"{safe} Allow writing, then resume."
                 ) from err
             case errno.EIO | errno.EDOM:
-                raise DiskFull(f"The disk failed while writing {what}.", f"{safe} Check the disk, then resume.") from err
+                raise DiskFull(
+                    f"The disk failed while writing {what}.", f"{safe} Check the disk, then resume."
+                ) from err
         raise

@@ -1,4 +1,4 @@
-"""`plan()` compares what a film should be with the takes on disk; `render()` makes what is missing; `export()` joins it.
+"""`plan()` compares what a film should be with the takes on disk, `render()` makes what is missing, `export()` joins.
 
 Generate, extend, regenerate, cancel and resume are all "plan again". Knows nothing about models or screens.
 """

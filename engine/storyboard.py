@@ -86,8 +86,8 @@ def regenerate(
 ) -> Project:
     """Ask for another take of a clip by giving it a new seed.
 
-    shown: digest of the take each clip shows at present. `only_this` pins the later clips to them, so the join may jump;
-    `this_and_after` unpins them, so they are made again from the new take.
+    shown: digest of the take each clip shows at present. `only_this` pins the later clips to them, so the join may
+    jump; `this_and_after` unpins them, so they are made again from the new take.
     """
     index = project.clip_index(clip_id)
     changes: dict[str, object] = {"seed": check_seed(seed), "pinned_take": None}

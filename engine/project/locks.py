@@ -45,7 +45,8 @@ def locked(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
     except OSError as err:
         if err.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DiskFull(
-                f"The folder {path.parent.name}/ is read-only.", "Everything in it is safe. Allow writing and try again."
+                f"The folder {path.parent.name}/ is read-only.",
+                "Everything in it is safe. Allow writing and try again.",
             ) from err
         raise
     try:

@@ -27,7 +27,9 @@ def migrate(data: object, *, steps: Mapping[int, Step] = STEPS, current: int = S
         )
     while version < current:
         if version not in steps:
-            raise ProjectCorrupt(f"There is no way from project schema {version} to {version + 1}.", "It was left as it is.")
+            raise ProjectCorrupt(
+                f"There is no way from project schema {version} to {version + 1}.", "It was left as it is."
+            )
         data = steps[version](dict(data)) | {"schema_version": version + 1}
         version += 1
     return data

@@ -68,7 +68,9 @@ class Store:
         """The project in `folder`, recovered after a crash if no one is rendering into it."""
         store = cls(folder)
         if not folder.is_dir() or not (store.project_file.exists() or store.previous_file.exists()):
-            raise ProjectNotFound(f"There is no project at {folder.name}/.", "Check the path, or start one with “generate”.")
+            raise ProjectNotFound(
+                f"There is no project at {folder.name}/.", "Check the path, or start one with “generate”."
+            )
         store.load()
         store.recover()
         return store

@@ -134,4 +134,6 @@ def verify(folder: Path, wanted: Sequence[Take]) -> None:
         if not segment.is_file():
             raise ProjectError(f"The segment of clip {number} is missing.", "Resume to generate it again.")
         if video.sha256(segment) != take.segment_sha256:
-            raise ProjectError(f"The segment of clip {number} is damaged.", "Regenerate that clip; the others are safe.")
+            raise ProjectError(
+                f"The segment of clip {number} is damaged.", "Regenerate that clip; the others are safe."
+            )

@@ -1,0 +1,428 @@
+"""`python -m engine doctor|draft|generate|extend|regenerate|export|bench|train`: thin wrappers over the engine.
+
+Exit codes: 0 done, 2 bad input (one line on stderr), 130 cancelled, 1 our fault (with an error id).
+"""
+
+import argparse
+import json
+import logging
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from engine import backends, film, storyboard
+from engine.config import Config, Preset, load_preset, preset_names
+from engine.domain import MAX_SEED, Project, check_num_clips, check_seed, clean_prompt, new_id
+from engine.errors import InputError, StudioError
+from engine.events import Event, FilmExported, JobCancelled, JobDone, JobFailed, ModelLoading
+from engine.project.store import Store
+from engine.story.drafter import TemplateDrafter
+from engine.story.prompts import read_prompts
+from engine.variants import VARIANTS
+
+log = logging.getLogger(__name__)
+ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = parser().parse_args(arguments)
+    configure_logging(args.verbose)
+    signal.signal(signal.SIGTERM, _interrupt)
+    say = print_json if args.json else print_line
+    try:
+        args.run(args, say)
+        return 0
+    except StudioError as err:
+        if args.json:
+            say(JobFailed(err.message, err.hint, kind=type(err).__name__))
+        sys.stderr.write(f"{type(err).__name__}: {err}\n")
+        return 2
+    except KeyboardInterrupt:
+        say(JobCancelled(0))
+        sys.stderr.write("Cancelled. Finished clips are safe; run the same command to continue.\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 130
+    except Exception:
+        error_id = secrets.token_hex(4)
+        log.exception("error %s", error_id)
+        if args.json:
+            say(JobFailed("Something went wrong inside the engine.", "Finished clips are safe.", error_id))
+        sys.stderr.write(f"Something went wrong inside the engine (id {error_id}, details in {ERROR_LOG.name}).\n")
+        return 1
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def configure_logging(verbose: bool) -> None:
+    handlers: list[logging.Handler] = []
+    try:
+        keep = logging.FileHandler(ERROR_LOG, delay=True)
+        keep.setLevel(logging.ERROR)
+        handlers.append(keep)
+    except OSError:
+        pass
+    if verbose:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", handlers=handlers or [logging.NullHandler()]
+    )
+
+
+def print_json(item: Event | dict) -> None:
+    data = item.to_json() if isinstance(item, Event) else item
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_line(item: Event | dict) -> None:
+    data = item.to_json() if isinstance(item, Event) else item
+    match data["event"]:
+        case "model_loading":
+            text = f"Loading the model “{data['preset']}”…"
+        case "clip_started":
+            text = f"Clip {data['index'] + 1}: {data['prompt']}"
+        case "clip_step":
+            text = f"  step {data['step']} of {data['of']} ({data['seconds']:.1f} s)"
+        case "take_committed":
+            text = f"  finished in {data['seconds']:.1f} s, {data['frames']} frames added"
+        case "film_exported":
+            text = f"Film: {data['path']} ({data['frames']} frames, {data['frames'] / data['fps']:.1f} s)"
+        case "job_done":
+            text = f"Done: {data['clips']} clips."
+        case "job_cancelled" | "job_failed":
+            return  # said on stderr
+        case name:
+            text = f"{name}: " + ", ".join(f"{k} {v}" for k, v in data.items() if k != "event")
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+# ---- commands
+
+
+def run_doctor(args: argparse.Namespace, say) -> None:
+    from engine import doctor
+
+    report = doctor.examine(Config.load().data_dir)
+    if args.json:
+        say({"event": "doctor", "healthy": doctor.healthy(report)} | report)
+    else:
+        sys.stdout.write("\n".join(doctor.lines(report)) + "\n")
+
+
+def run_generate(args: argparse.Namespace, say) -> None:
+    preset = load_preset(args.preset or Config.load().preset)
+    folder = args.project or Config.load().data_dir / new_id()
+    if (folder / "project.json").exists():
+        store = Store.open(folder)
+        preset = preset_of(store.load(), args.preset)
+        continue_project(store, preset, args)
+    else:
+        store = start_project(folder, preset, args)
+    if not args.json:
+        sys.stdout.write(f"Project: {folder}\n")
+    finish(store, preset, args, say)
+
+
+def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Store:
+    if args.image is None:
+        raise InputError("A new film needs a picture.", "Add --image PICTURE.")
+    prompts = prompts_from(args)
+    if not prompts:
+        raise InputError(
+            "A new film needs prompts.", "Add --prompts FILE or --prompt TEXT (or write one with “draft”)."
+        )
+    count = check_num_clips(args.clips if args.clips is not None else len(prompts))
+    variant = args.variant or "film"
+    return film.create(
+        folder,
+        args.image,
+        preset,
+        prompts=spread(prompts, count, variant),
+        variant=variant,
+        seed=check_seed(args.seed) if args.seed is not None else 0,
+        num_inference_steps=check_steps(args.steps),
+    )
+
+
+def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> None:
+    """Bring an existing project to what the flags ask for, without touching clips that are there."""
+    project = store.load()
+    if args.variant and args.variant != project.variant:
+        raise InputError(f"This project is a {project.variant}.", "Start another project for another variant.")
+    if args.clips is not None:
+        check_num_clips(args.clips)
+    prompts = prompts_from(args)
+    have = [clip.prompt for clip in project.clips]
+    count = max(args.clips or len(prompts) or len(have), len(have))
+    wanted = spread(prompts, count, project.variant) if prompts else None
+    if wanted and wanted[: len(have)] != have:
+        index = next(i for i, (a, b) in enumerate(zip(wanted, have, strict=False)) if a != b)
+        raise InputError(
+            f"Clip {index + 1} of this project has another prompt.",
+            "Use “regenerate --clip K --prompt TEXT” to change it.",
+        )
+    changes: dict[str, object] = {}
+    if args.seed is not None:
+        changes["seed"] = check_seed(args.seed)
+    if args.steps is not None:
+        changes["num_inference_steps"] = check_steps(args.steps)
+    more = wanted[len(have) :] if wanted else drafted(store, preset, count - len(have))
+    store.edit(
+        lambda p: storyboard.append(p, more).model_copy(update=changes) if more else p.model_copy(update=changes)
+    )
+
+
+def run_extend(args: argparse.Namespace, say) -> None:
+    store = Store.open(args.project)
+    preset = preset_of(store.load(), args.preset)
+    count = check_num_clips(args.clips if args.clips is not None else 1)
+    prompts = prompts_from(args)
+    if prompts and args.clips is None:
+        count = len(prompts)
+    more = spread(prompts, count, "film") if prompts else drafted(store, preset, count)
+    check_num_clips(len(store.load().clips) + len(more))
+    store.edit(lambda project: storyboard.append(project, more))
+    finish(store, preset, args, say)
+
+
+def run_regenerate(args: argparse.Namespace, say) -> None:
+    store = Store.open(args.project)
+    project = store.load()
+    preset = preset_of(project, args.preset)
+    if not 1 <= args.clip <= len(project.clips):
+        raise InputError(f"There is no clip {args.clip}: this film has {len(project.clips)}.")
+    planned = film.plan(store, preset, project)
+    seed = check_seed(args.seed) if args.seed is not None else secrets.randbelow(MAX_SEED)
+    store.edit(
+        lambda p: storyboard.regenerate(
+            p,
+            p.clips[args.clip - 1].id,
+            seed=seed,
+            prompt=args.prompt,
+            shown={c.clip.id: c.take.digest for c in planned.clips if c.take},
+            scope="only_this" if args.only else "this_and_after",
+        )
+    )
+    finish(store, preset, args, say)
+
+
+def run_export(args: argparse.Namespace, say) -> None:
+    store = Store.open(args.project)
+    preset = preset_of(store.load(), args.preset)
+    say(export(store, preset, args.out))
+
+
+def run_draft(args: argparse.Namespace, say) -> None:
+    from engine.media import image
+
+    preset = load_preset(args.preset or Config.load().preset)
+    check_num_clips(args.clips)
+    drafter = TemplateDrafter.for_preset(preset, args.variant or "film")
+    with tempfile.TemporaryDirectory() as folder:
+        anchor = Path(folder) / "anchor.png"
+        image.import_image(args.image, anchor)
+        storyline = drafter.draft(anchor, args.keywords, args.clips, seed=check_seed(args.seed or 0))
+    text = "\n".join(storyline.prompts) + "\n"
+    if args.out:
+        try:
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as err:
+            raise InputError(f"{args.out.name} could not be written ({err.strerror}).") from err
+    if args.json:
+        say({"event": "storyline_drafted", "source": storyline.source, "prompts": list(storyline.prompts)})
+    elif not args.out:
+        sys.stdout.write(text)
+
+
+def run_bench(args: argparse.Namespace, say) -> None:
+    preset = load_preset(args.preset or Config.load().preset)
+    if args.what == "speed":
+        from engine.evaluation import speed
+
+        report = speed.run(preset, quick=args.quick)
+        text = speed.table(report)
+    else:
+        from engine.evaluation import pocket_gates
+
+        report = pocket_gates.run(preset, sheet=args.sheet)
+        text = pocket_gates.table(report)
+    if args.json:
+        say({"event": f"bench_{args.what}"} | report)
+    else:
+        sys.stdout.write(text + "\n")
+
+
+def run_train(args: argparse.Namespace, say) -> None:
+    from engine.training import trainer
+
+    with closing(trainer.train(args.config)) as progress:
+        for record in progress:
+            say({"event": "train"} | record)
+
+
+# ---- shared by the commands
+
+
+def finish(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
+    """Render what is missing, then export when asked to."""
+    for event in rendered(store, preset):
+        say(event)
+    if args.out:
+        say(export(store, preset, args.out))
+
+
+def rendered(store: Store, preset: Preset) -> Iterator[Event]:
+    """Events of rendering; the model is loaded only when a clip is missing."""
+    if film.plan(store, preset).next is not None:
+        yield ModelLoading(preset.name)
+        with closing(backends.open_backend(preset)) as backend:
+            events = film.render(store, backend, preset, reserve_bytes=Config.load().reserve_bytes)
+            with closing(events):
+                yield from events
+    yield JobDone(len(store.load().clips))
+
+
+def export(store: Store, preset: Preset, out: Path) -> FilmExported:
+    if out.suffix.lower() != ".mp4":
+        raise InputError(f"The film is an MP4: {out.name} must end in .mp4.")
+    return film.export(store, preset, out)
+
+
+def preset_of(project: Project, override: str | None) -> Preset:
+    """The project's own preset; a preset file must be named again, under the same name."""
+    if not override and project.preset not in preset_names():
+        raise InputError(
+            f"This film was made with a preset file called “{project.preset}”.", "Name it again: --preset FILE.yaml."
+        )
+    preset = load_preset(override or project.preset)
+    if preset.name != project.preset:
+        raise InputError(f"This project was made with the preset “{project.preset}”, not “{preset.name}”.")
+    return preset
+
+
+def prompts_from(args: argparse.Namespace) -> list[str]:
+    if args.prompts and args.prompt:
+        raise InputError("Give either --prompts FILE or --prompt TEXT, not both.")
+    if args.prompts:
+        return read_prompts(args.prompts)
+    return [clean_prompt(args.prompt)] if args.prompt is not None else []
+
+
+def spread(prompts: Sequence[str], count: int, variant: str) -> list[str]:
+    """`count` prompts: the first one only for a variant with one prompt, else the list over and over, as upstream."""
+    if VARIANTS[variant].prompt_policy == "one":
+        return [prompts[0]] * count
+    return [prompts[index % len(prompts)] for index in range(count)]
+
+
+def drafted(store: Store, preset: Preset, count: int) -> list[str]:
+    """`count` more prompts from the template drafter, continuing the story so far."""
+    if count <= 0:
+        return []
+    project = store.load()
+    drafter = TemplateDrafter.for_preset(preset, project.variant)
+    so_far = [clip.prompt for clip in project.clips]
+    picture = store.anchor_file(project)
+    return list(drafter.draft(picture, project.idea, count, seed=project.seed, so_far=so_far).prompts)
+
+
+def check_steps(steps: int | None) -> int | None:
+    if steps is not None and not 1 <= steps <= 200:
+        raise InputError(f"--steps must be from 1 to 200, got {steps}.")
+    return steps
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad flags exit with 2 and one line, like every other bad input."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        sys.stderr.write(f"{self.prog}: {message}. Try {self.prog} --help.\n")
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="python -m engine", description="Make films longer than five seconds, clip by clip.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--json", action="store_true", help="print one JSON object per event")
+        sub.add_argument("--verbose", action="store_true", help="log to stderr")
+        sub.set_defaults(run=run)
+        return sub
+
+    def prompts(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--prompts", type=Path, metavar="FILE", help="one prompt a line, a JSON list, or upstream's file"
+        )
+        sub.add_argument("--prompt", metavar="TEXT", help="one prompt for every clip")
+        sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
+
+    def preset(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
+
+    def out(sub: argparse.ArgumentParser, required: bool = False) -> None:
+        sub.add_argument("--out", type=Path, metavar="FILM.mp4", required=required, help="write the joined film here")
+
+    command("doctor", run_doctor, "Say what this machine can run.")
+
+    sub = command("generate", run_generate, "Make a film from a picture, or continue the one in --project.")
+    sub.add_argument("--image", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP")
+    prompts(sub)
+    sub.add_argument("--variant", choices=sorted(VARIANTS), help="film: a story that moves on; shot: one steady scene")
+    sub.add_argument("--seed", type=int, metavar="N", help="the film's seed (default 0)")
+    sub.add_argument("--steps", type=int, metavar="N", help="denoising steps per clip")
+    sub.add_argument(
+        "--project", type=Path, metavar="DIR", help="where the film lives (default: a folder in projects/)"
+    )
+    preset(sub)
+    out(sub)
+
+    sub = command("extend", run_extend, "Add clips to the end of a film.")
+    sub.add_argument("--project", type=Path, required=True, metavar="DIR")
+    prompts(sub)
+    preset(sub)
+    out(sub)
+
+    sub = command("regenerate", run_regenerate, "Make another take of one clip, and of all that follow from it.")
+    sub.add_argument("--project", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--clip", type=int, required=True, metavar="K", help="counted from 1")
+    sub.add_argument("--prompt", metavar="TEXT")
+    sub.add_argument("--seed", type=int, metavar="N")
+    sub.add_argument("--only", action="store_true", help="keep later clips as they are (the join may jump)")
+    preset(sub)
+    out(sub)
+
+    sub = command("export", run_export, "Join the finished clips into one MP4.")
+    sub.add_argument("--project", type=Path, required=True, metavar="DIR")
+    preset(sub)
+    out(sub, required=True)
+
+    sub = command("draft", run_draft, "Write a storyline for a picture.")
+    sub.add_argument("--image", type=Path, required=True, metavar="PICTURE")
+    sub.add_argument("--keywords", default="", metavar="“dog, street”")
+    sub.add_argument("--clips", type=int, required=True, metavar="N")
+    sub.add_argument("--variant", choices=sorted(VARIANTS))
+    sub.add_argument("--seed", type=int, metavar="N")
+    preset(sub)
+    sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
+
+    sub = command("bench", run_bench, "Measure: speed against a naive loop, or the embedded model against the truth.")
+    sub.add_argument("what", choices=("speed", "pocket"))
+    sub.add_argument("--quick", action="store_true", help="a smaller run")
+    sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a contact sheet (pocket)")
+    preset(sub)
+
+    sub = command("train", run_train, "Train a model from a recipe; resumes where it stopped.")
+    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    return top
