@@ -1,0 +1,75 @@
+"""What a backend needs of a model, whatever its family: the denoiser, the video codec and the encoders.
+
+Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised. Device and dtype are decided here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from engine.config import Preset
+from engine.errors import BackendUnavailable
+
+Prediction = Literal["velocity", "sample"]
+
+
+class VideoCodec(Protocol):
+    """Pixels to normalised latents and back. F = temporal_stride · n + 1 frames give n + 1 latent frames."""
+
+    latent_channels: int
+    spatial_stride: int
+    temporal_stride: int
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Components:
+    """One loaded model.
+
+    encode_text: (prompts, max_sequence_length) -> (B, L, D), zero past each prompt's end. encode_image: pixels
+    (B, 3, H, W) -> (B, tokens, D), or None where the transformer takes no picture tokens. prediction: what the
+    transformer returns, noise − latents ("velocity") or the clean latents ("sample"). preview: linear map (C + 1, 3)
+    from latents and a constant to RGB in [−1, 1], or None where decoding is cheap enough to preview with.
+    """
+
+    transformer: WanTransformer3DModel
+    codec: VideoCodec
+    encode_text: Callable[[list[str], int], Tensor]
+    encode_image: Callable[[Tensor], Tensor] | None = None
+    prediction: Prediction = "velocity"
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    preview: Tensor | None = None
+
+
+def load(preset: Preset) -> Components:
+    """The components of `preset`. Raises `WeightsMissing`, `WeightsMismatch`, `BackendUnavailable`."""
+    if preset.family == "pocket":
+        from engine.models.pocket import load_components
+    else:
+        from engine.models.wan import load_components
+    return load_components(preset)
+
+
+def device_of(preset: Preset) -> torch.device:
+    """The device that `preset` asks for; "auto" prefers CUDA."""
+    available = torch.cuda.is_available()
+    if preset.device == "cuda" and not available:
+        raise BackendUnavailable(
+            f"The preset “{preset.name}” asks for a CUDA device and this computer has none.",
+            "Set `device: auto`, or choose the preset “pocket”.",
+        )
+    return torch.device("cuda" if available and preset.device != "cpu" else "cpu")
+
+
+def dtype_of(preset: Preset, device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, else float32 (bfloat16 takes twice as long on a CPU without its instructions)."""
+    if preset.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, preset.dtype)
