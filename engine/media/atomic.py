@@ -1,9 +1,11 @@
-"""Files that are either absent, the old version, or whole: temp + fsync + rename + directory fsync."""
+"""Files that are either absent, the old version, or whole: written beside, synced, renamed."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from engine.project.files import fsync_folder
 
 
 @contextmanager
@@ -19,21 +21,4 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Flush a finished file to the disk."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_directory(folder: Path) -> None:
-    """Make renames inside `folder` durable; a no-op where folders cannot be opened (Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)

@@ -4,6 +4,7 @@ Pixels are uint8 RGB (H, W, 3). Knows nothing about projects or models.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,9 +16,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from engine.domain import Resolution
-from engine.errors import InputError, ProjectCorrupt
+from engine.errors import InputError, ProjectCorrupt, ProjectError
 from engine.media import importer
-from engine.media.atomic import replacing, sync
+from engine.media.atomic import replacing
+from engine.project.files import fsync_file
+
+log = logging.getLogger(__name__)
+
+STOPPED = ("This picture could not be read: it made the reader stop.", "Save it again as a plain PNG or JPEG.")
+TOO_SLOW = ("This picture took too long to read.", "Save it again as a plain PNG or JPEG, then upload it.")
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ def import_image(source: Path, destination: Path) -> ImageInfo:
 
 
 def _answers(jobs: Sequence[tuple[Path, Path]]) -> list[dict]:
-    """Run the importer in one child; a crash or a timeout counts as a refusal of the file at work and those after it."""
+    """Run the importer in one child; a crash or a timeout refuses the file at work and those after it."""
     # Paths travel as JSON on stdin: odd names need no quoting. The child inherits no tokens from the environment.
     request = json.dumps([[os.path.abspath(source), os.path.abspath(target)] for source, target in jobs])
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT") if name in os.environ}
@@ -61,10 +68,12 @@ def _answers(jobs: Sequence[tuple[Path, Path]]) -> list[dict]:
             timeout=importer.TIMEOUT_S * len(jobs),
         )
         output = child.stdout
-        failed = importer.DAMAGED
+        failed = STOPPED
+        if child.returncode != 0:
+            log.warning("the picture importer stopped with code %d", child.returncode)
     except subprocess.TimeoutExpired as err:
         output = err.stdout or b""
-        failed = ("This picture took too long to read.", "Save it again as a plain PNG or JPEG, then upload it.")
+        failed = TOO_SLOW
     answers = [json.loads(line) for line in output.splitlines()]
     missing = len(jobs) - len(answers)
     return answers + [{"refused": failed[0], "hint": failed[1]}] * missing
@@ -75,10 +84,12 @@ def load(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as err:
+        raise ProjectError(f"The picture {path.name} is missing.", "Import the picture again.") from err
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as err:
-        raise ProjectCorrupt(f"The picture {path.name} is damaged.", "Restore the file or import the picture again.") from err
+        raise ProjectCorrupt(
+            f"The picture {path.name} is damaged.", "Restore the file or import the picture again."
+        ) from err
 
 
 def fit(pixels: np.ndarray, resolution: Resolution) -> np.ndarray:
@@ -109,14 +120,14 @@ def save_png(pixels: np.ndarray, path: Path) -> None:
     """Store losslessly and atomically; equal pixels give equal bytes."""
     with replacing(path) as part:
         Image.fromarray(pixels).save(part, "PNG", compress_level=4)
-        sync(part)
+        fsync_file(part)
 
 
 def save_jpeg(pixels: np.ndarray, path: Path, quality: int = 85) -> None:
     """Store as JPEG, atomically."""
     with replacing(path) as part:
         Image.fromarray(pixels).save(part, "JPEG", quality=quality)
-        sync(part)
+        fsync_file(part)
 
 
 @dataclass(frozen=True)
@@ -146,15 +157,13 @@ def statistics(pixels: np.ndarray) -> ImageStatistics:
     )
 
 
-_HUES = ((14, "red"), (44, "orange"), (68, "yellow"), (165, "green"), (195, "teal"), (255, "blue"), (290, "purple"),
-         (340, "pink"), (361, "red"))  # fmt: skip — upper bounds in degrees
+_HUE_NAMES = np.array(["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "red"], dtype=object)
+_HUE_ENDS = (14, 44, 68, 165, 195, 255, 290, 340)  # degrees
 
 
 def _colour_words(hsv: np.ndarray, least_share: float = 0.12) -> tuple[str, ...]:
     hue, saturation, value = hsv[:, 0] * (360 / 256), hsv[:, 1] / 255, hsv[:, 2] / 255
-    words = np.array([name for _, name in _HUES], dtype=object)[
-        np.searchsorted([bound for bound, _ in _HUES], hue, side="right")
-    ]
+    words = _HUE_NAMES[np.searchsorted(_HUE_ENDS, hue, side="right")]
     words[(words == "orange") & (value < 0.6)] = "brown"
     grey = saturation < 0.15
     words[grey] = "grey"
