@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -43,7 +44,7 @@ def segments(frames, tmp_path_factory):
     """The clip in five segments, one of them a single frame, each in a folder as takes are."""
     folder = tmp_path_factory.mktemp("takes")
     paths = []
-    for start, end in zip(CUTS, CUTS[1:], strict=False):
+    for start, end in pairwise(CUTS):
         path = folder / f"take-{start}" / "segment.mp4"
         path.parent.mkdir()
         video.write_segment(frames[start:end], path, fps=FPS)
@@ -164,14 +165,14 @@ def test_joining_changes_no_frame_and_repeats_none(segments, tmp_path):
     film = video.join(segments, tmp_path / "film.mp4", metadata={})
     apart = np.concatenate([video.decode(path) for path in segments])
     np.testing.assert_array_equal(video.decode(film.path), apart)
-    assert all((a != b).any() for a, b in zip(apart, apart[1:], strict=False))
+    assert all((a != b).any() for a, b in pairwise(apart))
 
 
 def test_a_joined_film_has_strictly_uniform_timestamps(segments, tmp_path):
     film = video.join(segments, tmp_path / "film.mp4", metadata={})
     assert (film.num_frames, film.fps, film.duration_s) == (CUTS[-1], FPS, CUTS[-1] / FPS)
     found = packets(str(film.path))
-    steps = {b.pts - a.pts for a, b in zip(found, found[1:], strict=False)}
+    steps = {b.pts - a.pts for a, b in pairwise(found)}
     assert len(found) == CUTS[-1] and len(steps) == 1
     assert found[0].pts == 0 and all(packet.pts == packet.dts for packet in found)
 
