@@ -1,0 +1,180 @@
+"""P1–P3: a crash, a full disk or a failing disk at any point loses at most the clip being made.
+
+Every test ends by resuming, and requires the film to be bit-identical to one that was never interrupted.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import faults, film
+from engine.errors import DiskFull, StudioError
+from engine.project.store import Store
+from tests.reliability import driver
+
+pytestmark = pytest.mark.reliability
+RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "100"))
+
+
+@pytest.fixture
+def fresh(tmp_path, picture, preset):
+    """A function that makes a new copy of one and the same unrendered project of two clips (the driver adds one)."""
+    film.create(tmp_path / "template", picture, preset, prompts=["night falls", "fog rolls in"], seed=4)
+    numbers = iter(range(10**6))
+
+    def make() -> Path:
+        return Path(shutil.copytree(tmp_path / "template", tmp_path / f"project{next(numbers)}"))
+
+    return make
+
+
+@pytest.fixture
+def preset_file(tmp_path, preset):
+    return str(tmp_path / "tiny.yaml")
+
+
+@pytest.fixture
+def uninterrupted(fresh, preset_file):
+    """Contents of a film that nothing happened to, and every fault point that was passed on the way."""
+    folder = fresh()
+    with faults.injected("*:kill:1000000000") as fault:
+        driver.run(folder, preset_file)
+    return contents(folder), dict(fault.hits)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What must be equal: the film, and per clip the prompt, the segment and the lossless tail. Clip ids of appended
+    clips are random, so takes are known by their digest."""
+    found = {"film": (folder / "exports" / "film.mp4").read_bytes()}
+    for path in sorted((folder / "takes").rglob("*")):
+        if path.suffix in (".mp4", ".png", ".jpg"):
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def killed_run(folder: Path, preset_file: str, *, fault: str = "", after_s: float | None = None, step_s: float = 0.0):
+    """Run the driver until it is killed (or ends); the digests it had reported as finished."""
+    environment = os.environ | {"FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "tests.reliability.driver", str(folder), preset_file, str(step_s)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    if after_s is not None:
+        time.sleep(after_s)
+        process.kill()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (0, -9), err
+    return out.split(), process.returncode == -9
+
+
+def assert_nothing_lost(folder: Path, reported: list[str]) -> None:
+    store = Store.open(folder)
+    takes = store.takes()
+    assert set(reported) <= set(takes), "a finished clip is gone"
+    by_clip = [take.clip_id for take in takes.values()]
+    assert len(by_clip) == len(set(by_clip)), "a clip was made twice"
+    assert not list(store.takes_folder.glob(".tmp-*"))
+    assert not list(store.exports.glob("*.part*"))
+
+
+def test_the_job_passes_enough_named_points(uninterrupted):
+    assert len(uninterrupted[1]) >= 14, sorted(uninterrupted[1])
+
+
+def test_a_kill_at_every_named_point_loses_nothing(fresh, preset_file, uninterrupted):
+    expected, points = uninterrupted
+    for point, hits in points.items():
+        for n in sorted({1, hits}):
+            folder = fresh()
+            reported, killed = killed_run(folder, preset_file, fault=f"{point}:kill:{n}")
+            assert killed, f"{point}:{n} was not reached"
+            assert_nothing_lost(folder, reported)
+            driver.run(folder, preset_file)
+            assert contents(folder) == expected, f"the film differs after a kill at {point}:{n}"
+
+
+def test_random_kills_lose_nothing(fresh, preset_file, uninterrupted):
+    expected, _ = uninterrupted
+    generator = random.Random(0)
+    kills = films = 0
+    while kills < RANDOM_KILLS:
+        folder, reported = fresh(), []
+        finished = False
+        while not finished and kills < RANDOM_KILLS:
+            store = Store(folder)
+            for digest in list(store.attempts()):
+                store.set_attempt(digest, 0)  # the quarantine after three crashes has its own test
+            digests, killed = killed_run(
+                folder, preset_file, after_s=generator.uniform(0.25, 1.1), step_s=generator.choice([0.0, 0.01, 0.05])
+            )
+            kills += killed
+            reported += digests
+            finished = not killed
+            assert_nothing_lost(folder, reported)
+        store = Store(folder)
+        for digest in list(store.attempts()):
+            store.set_attempt(digest, 0)
+        driver.run(folder, preset_file)
+        assert contents(folder) == expected
+        films += 1
+    sys.stdout.write(f"{kills} kills over {films} films: 0 corrupt, 0 lost, 0 duplicate\n")
+
+
+@pytest.mark.parametrize("action", ["enospc", "eio", "eacces"])
+def test_the_nth_write_may_fail_for_every_n(fresh, preset_file, uninterrupted, action):
+    expected, points = uninterrupted
+    total = sum(points.values())
+    for n in range(1, total + 1):
+        folder = fresh()
+        with faults.injected(f"*:{action}:{n}") as fault:
+            try:
+                driver.run(folder, preset_file)
+            except DiskFull as err:
+                assert "safe" in err.hint
+            except OSError:  # raised at a point that is not a write (clip.step …): a bug there is the process's end
+                assert next(reversed(fault.hits)).startswith("clip.")
+        assert fault.fired
+        assert_nothing_lost(folder, [])
+        driver.run(folder, preset_file)
+        assert contents(folder) == expected, f"the film differs after {action} at write {n}"
+
+
+def test_a_real_full_disk_pauses_the_job(tmp_path, picture, preset, preset_file):
+    """A file system of 300 kB, where the machine lets us mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small]).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        store = film.create(small / "p", picture, preset, prompts=[f"clip {n}" for n in range(60)])
+        with pytest.raises(DiskFull, match="No room"):
+            driver.run(store.folder, preset_file)
+        done = len(Store.open(store.folder).takes())
+        assert done >= 1
+        subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
+        driver.run(store.folder, preset_file)
+        assert len(store.takes()) == 60
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_damaged_take_is_made_again_and_the_rest_stays(fresh, preset_file, uninterrupted):
+    expected, _ = uninterrupted
+    generator = random.Random(1)
+    folder = fresh()
+    driver.run(folder, preset_file)
+    for path in [p for p in sorted((folder / "takes").rglob("*")) if p.suffix in (".mp4", ".png", ".json")]:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: generator.randrange(len(whole) // 2)])
+        try:
+            driver.run(folder, preset_file)
+        except StudioError:
+            pass  # a cut tail is found when the next clip wants it
+        path.write_bytes(whole) if path.exists() else None
+        assert Store.open(folder).load().clips
+    driver.run(folder, preset_file)
+    assert contents(folder) == expected
