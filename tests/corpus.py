@@ -194,6 +194,7 @@ def _refused() -> Iterator[tuple[str, bytes]]:
     yield "enormous-header.png", PNG_MARK + png_chunk(b"IHDR", header) + png_chunk(b"IEND", b"")
     yield "no-pixels.png", encoded(rgb, "PNG")[:33] + png_chunk(b"IEND", b"")
     yield "zero-sides.png", png(0, 0, depth=8, colour=2, row=b"")
+    yield "wrong-checksum.png", encoded(rgb, "PNG")[:-16] + bytes(4) + encoded(rgb, "PNG")[-12:]
     yield "over-25-megabytes.png", encoded(rgb, "PNG") + bytes(25_000_000)
     canvas = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + b"\xff\x3f\0" * 2 + bytes(8)
     yield "huge-canvas.webp", b"RIFF" + struct.pack("<I", len(canvas)) + canvas
