@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+import transformers
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
@@ -41,20 +42,38 @@ class Components:
     transformer: WanTransformer3DModel
     codec: VideoCodec
     encode_text: Callable[[list[str], int], Tensor]
-    encode_image: Callable[[Tensor], Tensor] | None = None
-    prediction: Prediction = "velocity"
-    device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32
+    encode_image: Callable[[Tensor], Tensor] | None
+    prediction: Prediction
+    device: torch.device
+    dtype: torch.dtype
     preview: Tensor | None = None
 
 
 def load(preset: Preset) -> Components:
     """The components of `preset`. Raises `WeightsMissing`, `WeightsMismatch`, `BackendUnavailable`."""
+    transformers.utils.logging.disable_progress_bar()
     if preset.family == "pocket":
-        from engine.models.pocket import load_components
-    else:
-        from engine.models.wan import load_components
-    return load_components(preset)
+        return _load_pocket(preset)
+    from engine.models import wan
+
+    return wan.load_components(preset)
+
+
+def _load_pocket(preset: Preset) -> Components:
+    from engine.models import pocket
+
+    device = device_of(preset)
+    dtype = dtype_of(preset, device)
+    loaded = pocket.load_components(preset.path(preset.model), dtype, str(device))
+    return Components(
+        transformer=loaded.transformer,
+        codec=loaded.codec,
+        encode_text=lambda prompts, _: loaded.encode_text(prompts),  # its length is fixed by its tokenizer
+        encode_image=None,
+        prediction=loaded.prediction,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def device_of(preset: Preset) -> torch.device:

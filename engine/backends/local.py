@@ -1,0 +1,213 @@
+"""The model in this process, one clip at a time. Pocket and 14B run through the same code.
+
+A clip goes through text → condition → denoise → decode → uint8. Nothing of an earlier clip is kept but the embeddings
+of its texts, so the same request gives the same frames whatever was made before.
+"""
+
+import gc
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from engine import backends, faults
+from engine.backends.base import BackendInfo, ClipResult, StepDone
+from engine.config import Preset
+from engine.diffusion.conditioning import Conditioning, Counters, TextCache, prepare
+from engine.diffusion.flow import sigma_schedule
+from engine.diffusion.guidance import guide, passes
+from engine.diffusion.preview import has_preview, preview_frames
+from engine.diffusion.sampler import Step, draw_noise, sample
+from engine.domain import ClipRequest
+from engine.errors import GenerationError, OutOfMemory
+from engine.models import components as models
+from engine.models.attention import PlainDenoiser, ReusingDenoiser
+from engine.models.components import Components
+from engine.models.lora import Lora, LoraSlot, read_lora
+
+log = logging.getLogger(__name__)
+
+
+class LocalBackend:
+    """Generates with `components`, by the settings of `preset`. `counters` tells what was done since it was made."""
+
+    def __init__(self, components: Components, preset: Preset, *, fingerprint: str = "") -> None:
+        self.components, self.preset = components, preset
+        self.counters = Counters()
+        self.info = BackendInfo(preset.name, str(components.device), fingerprint)
+        self._texts = TextCache(components.encode_text, self.counters)
+        self._slot = LoraSlot(components.transformer)
+        self._loras: dict[Path, Lora] = {}
+        self._fused: tuple[Path, float] | None = None
+
+    @classmethod
+    def open(cls, preset: Preset, *, threads: int | None = None) -> "LocalBackend":
+        """Load the model of `preset`. threads: CPU threads to compute with; None leaves one core to the page."""
+        set_threads(threads)
+        began = time.monotonic()
+        components = models.load(preset)
+        faults.hit("model.loaded")
+        log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
+        return cls(components, preset, fingerprint=backends.fingerprint(preset, next(iter(preset.variants))))
+
+    def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
+        """See `Backend.generate`."""
+        try:
+            yield from self._generate(request)
+            return
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+        # Out of the except block: the error's traceback holds the tensors that filled the memory.
+        release_memory()
+        raise OutOfMemory(
+            f"Clip {request.index + 1} needs more memory than is free.",
+            "Finished clips are safe. Close other programs or choose a smaller size, then resume.",
+        )
+
+    @torch.inference_mode()  # on a generator it is left and entered again at every yield
+    def _generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
+        seconds: Counter[str] = Counter()
+        scales = (request.guidance_scale,)  # the one term of Shot and Film: text
+        variant = self.preset.variant(request.variant)
+        length = self.preset.max_sequence_length
+        needs_negative = 1 in passes(scales)
+        with timed(seconds, "lora"):
+            self._use_lora(request)
+        with timed(seconds, "text"):
+            for text in (request.prompt, request.negative_prompt)[: 1 + needs_negative]:
+                self._texts(text, length)
+        with timed(seconds, "condition"):
+            conditioning = prepare(
+                request,
+                self.components,
+                padding=variant.padding,
+                texts=self._texts,
+                max_sequence_length=length,
+                needs_negative=needs_negative,
+                counters=self.counters,
+            )
+        faults.hit("clip.encoded")
+        for step in clocked(self._denoise(request, conditioning, scales), seconds, "denoise"):
+            latents = step.latents
+            yield self._step_done(request, step, seconds)
+        if not torch.isfinite(latents).all():
+            raise GenerationError(
+                f"Clip {request.index + 1} broke down into numbers that are no picture.",
+                "Finished clips are safe. Try another seed or a lower LoRA strength.",
+            )
+        faults.hit("clip.denoised")
+        with timed(seconds, "decode"):
+            pixels = self.components.codec.decode(latents)
+            self.counters.clips_decoded += 1
+        with timed(seconds, "uint8"):
+            frames = to_frames(pixels, self.preset.uint8)
+        faults.hit("clip.decoded")
+        yield ClipResult(frames, dict(seconds))
+
+    def _use_lora(self, request: ClipRequest) -> None:
+        """Fuse what the request's variant asks for, unless it is what is fused."""
+        path = self.preset.lora(request.variant)
+        wanted = (path, request.lora_strength) if path and request.lora_strength else None
+        if wanted == self._fused:
+            return
+        if wanted is None:
+            self._slot.clear()
+        else:
+            if path not in self._loras:
+                self._loras[path] = read_lora(path, self.components.transformer)
+            self._slot.fuse(self._loras[path], request.lora_strength)
+        self._fused = wanted
+        self.counters.lora_fusions += 1
+
+    def _denoise(self, request: ClipRequest, conditioning: Conditioning, scales: tuple[float, ...]) -> Iterator[Step]:
+        components = self.components
+        prompts = [conditioning.prompt_embeds]
+        if conditioning.negative_prompt_embeds is not None:
+            prompts.append(conditioning.negative_prompt_embeds)
+        kind = ReusingDenoiser if components.device.type == "cpu" else PlainDenoiser
+        denoiser = kind(components.transformer, prompts, conditioning.image_embeds)
+
+        def predict(latents: Tensor, sigma: float) -> Tensor:
+            model_input = torch.cat([latents.to(components.dtype), conditioning.condition_latents], dim=1)
+            self.counters.transformer_passes += len(passes(scales))
+            return guide(lambda branch: denoiser(model_input, sigma, branch).float(), scales)
+
+        channels = components.codec.latent_channels
+        shape = (1, channels, *conditioning.condition_latents.shape[2:])
+        noise = draw_noise(shape, request.seed, components.device)
+        sigmas = sigma_schedule(request.num_inference_steps, self.preset.shift)
+        return sample(predict, noise, sigmas, prediction=components.prediction)
+
+    def _step_done(self, request: ClipRequest, step: Step, seconds: Counter[str]) -> StepDone:
+        preview = None
+        if has_preview(step.index, request.num_inference_steps):
+            with timed(seconds, "preview"):
+                preview = preview_frames(step.clean, self.components).numpy()
+        return StepDone(step.index, request.num_inference_steps, preview)
+
+    def close(self) -> None:
+        """Free the model. The backend cannot be used afterwards."""
+        for name in ("components", "_texts", "_slot", "_loras"):
+            self.__dict__.pop(name, None)
+        release_memory()
+
+
+def to_frames(pixels: Tensor, rounding: Literal["round", "floor"]) -> np.ndarray:
+    """Pixels (1, 3, F, H, W) in [−1, 1] as uint8 (F, H, W, 3), converted on their device.
+
+    "floor" is what upstream does; it darkens by about half a level at every hand-off.
+    """
+    levels = ((pixels[0].float() + 1) * 127.5).clamp_(0, 255)
+    if rounding == "round":
+        levels.round_()
+    return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with `threads` CPU threads. None: physical cores, less one for the page from four on, unless the
+    environment sets OMP_NUM_THREADS."""
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+        threads = cores - 1 if cores >= 4 else cores
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def is_out_of_memory(err: Exception) -> bool:
+    return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(err)
+
+
+def release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def timed(seconds: Counter[str], phase: str) -> Iterator[None]:
+    """Add the CPU seconds of this process inside the block to `seconds[phase]`."""
+    began = time.process_time()
+    try:
+        yield
+    finally:
+        seconds[phase] += time.process_time() - began
+
+
+def clocked(steps: Iterator[Step], seconds: Counter[str], phase: str) -> Iterator[Step]:
+    """`steps`, the CPU seconds of each added to `seconds[phase]`."""
+    while True:
+        with timed(seconds, phase):
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
