@@ -1,0 +1,692 @@
+"""What a creator can do, for the page and the API alike: create, draft, edit, generate, extend, export, undo, …
+
+Every argument is checked here, whoever sends it. Knows nothing about HTTP or gradio. Raises `StudioError`.
+"""
+
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from engine import film, storyboard
+from engine.config import Config
+from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, check_seed, clean_prompt
+from engine.errors import InputError, ProjectNotFound, StudioError, nearest
+from engine.events import FilmExported, JobFailed
+from engine.media import video
+from engine.story.drafter import TemplateDrafter
+from studio import view
+from studio.feed import Feed
+from studio.library import Example, Library, Snapshot, owner_of
+from studio.limits import MAX_PROJECTS, Rates
+from studio.queue import Job, JobQueue, Listener
+from studio.tokens import Tokens
+
+log = logging.getLogger(__name__)
+MAX_KEYS = 256
+MAX_UNDO = 30
+MAX_TITLE_CHARACTERS = 200
+MAX_IDEA_CHARACTERS = 2000
+KEPT_EXPORTS = 3
+UNDONE_FIELDS = (
+    "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source", "clips",
+)  # fmt: skip
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Created:
+    """A project and the token that lets its maker edit it."""
+
+    project_id: str
+    token: str
+
+
+class Actions:
+    """The use cases of the studio, over its library, queue and feed."""
+
+    def __init__(
+        self, config: Config, library: Library, queue: JobQueue, feed: Feed, tokens: Tokens, rates: Rates, uploads: Path
+    ) -> None:
+        self.config = config
+        self.library = library
+        self.queue = queue
+        self.feed = feed
+        self.tokens = tokens
+        self.rates = rates
+        self.uploads = uploads
+        self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
+        self._undo: dict[str, list[tuple[str, Project]]] = defaultdict(list)
+        self._exports: dict[str, view.ExportFacts] = {}
+        self._seen: dict[str, tuple[int, ...]] = {}
+        self._commands: dict[str, Callable[[str, Body], dict[str, Any] | None]] = {
+            "draft": self._draft,
+            "redraft_from": self._redraft_from,
+            "generate": self._generate,
+            "resume": self._generate,
+            "retry": self._retry,
+            "pause": lambda project_id, body: self._end(project_id, "pause"),
+            "stop": lambda project_id, body: self._end(project_id, "stop"),
+            "extend": self._extend,
+            "regenerate": self._regenerate,
+            "set_prompt": self._set_prompt,
+            "set_seed": self._set_seed,
+            "insert": self._insert,
+            "duplicate": self._duplicate,
+            "move": self._move,
+            "delete": self._delete,
+            "undo": self._undo_last,
+            "pin": self._pin,
+            "set_settings": self._set_settings,
+            "export": self._export,
+            "share": self._share,
+        }
+        queue.listener = Listener(changed=self._changed, film_done=self._grow, exported=self._exported)
+
+    # Making projects
+
+    def create(
+        self,
+        owner: str,
+        upload: str | Path | None,
+        *,
+        keywords: str = "",
+        variant: str = "film",
+        preset: str = "",
+        seed: int | None = None,
+        title: str = "",
+        quality: str = "",
+        num_inference_steps: int | None = None,
+        negative_prompt: str | None = None,
+        original_name: str = "",
+    ) -> Created:
+        """A new project of `owner` (a secret kept by the browser) from a picture that was uploaded; the upload is deleted."""
+        if not upload:
+            raise InputError("There is no picture yet.", "Drop one, or open an example.")
+        picture = self._uploaded(Path(upload))
+        try:
+            owner = self._owner_with_room(owner)
+            chosen = self.library.default if not preset or preset == self.library.default.name else self._other_preset(preset)
+            steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
+            fields = {"title": title_text(title), "idea": idea_text(keywords)}
+            seed = secrets.randbelow(1_000_000) if seed is None else check_seed(seed)
+
+            def make(folder: Path) -> None:
+                store = film.create(
+                    folder,
+                    picture,
+                    chosen,
+                    variant=one_of(variant, list(chosen.variants), "variant"),
+                    seed=seed,
+                    title=fields["title"] or title_from(fields["idea"]),
+                    idea=fields["idea"],
+                    num_inference_steps=steps,
+                    original_name=original_name,
+                )
+                if negative_prompt is not None:
+                    store.edit(lambda p: p.model_copy(update={"negative_prompt": negative_text(negative_prompt)}))
+
+            project_id = self.library.create(owner, make)
+        finally:
+            picture.unlink(missing_ok=True)
+            with suppress(OSError):
+                picture.parent.rmdir()  # Gradio makes one folder an upload
+        log.info("project %s made", project_id[:6])
+        return Created(project_id, self.tokens.give(project_id, "edit"))
+
+    def draft(self, project_id: str, keywords: str, length: int) -> int:
+        """Write a storyline of `length` clips; the new revision."""
+        return self.act(project_id, {"action": "draft", "keywords": keywords, "length": length})["rev"]
+
+    def open_example(self, owner: str, name: str) -> Created:
+        """An example project, copied to `owner`; instant, without a model."""
+        example = next((example for example in self.examples() if example.name == name), None)
+        if example is None:
+            raise InputError("There is no such example.", nearest(str(name)[:40], [e.name for e in self.examples()]))
+        project_id = self.library.copy(self._owner_with_room(owner), example.folder)
+        return Created(project_id, self.tokens.give(project_id, "edit"))
+
+    def copy(self, owner: str, project_id: str) -> Created:
+        """A copy for `owner` of a project they may see."""
+        owner = self._owner_with_room(owner)
+        self.rates.count("copy", owner)
+        title = f"{self.library.project(project_id).title[: MAX_TITLE_CHARACTERS - 7]} (copy)"
+        with self._locks[project_id]:
+            copied = self.library.copy(owner, self.library.folder(project_id), title=title)
+        return Created(copied, self.tokens.give(copied, "edit"))
+
+    def examples(self) -> tuple[Example, ...]:
+        return self.library.examples()
+
+    def _uploaded(self, path: Path) -> Path:
+        """`path`, when Gradio stored it as an upload; nothing else may be read."""
+        resolved = path.resolve()
+        if not resolved.is_relative_to(self.uploads.resolve()) or not resolved.is_file():
+            raise InputError("The picture is not there any more.", "Upload it again.")
+        return resolved
+
+    def _owner_with_room(self, secret: str) -> str:
+        if not isinstance(secret, str) or not 8 <= len(secret) <= 200:
+            raise InputError("The browser did not say whose film this is.", "Reload the page and try again.")
+        owner = owner_of(secret)
+        if self.library.count(owner) >= MAX_PROJECTS:
+            raise InputError(f"You have {MAX_PROJECTS} films here, the limit.", "Delete or finish one first.")
+        return owner
+
+    def _other_preset(self, name: str) -> Any:
+        raise InputError(f"This studio runs the preset “{self.library.default.name}”, not “{str(name)[:64]}”.")
+
+    # Looking
+
+    def exists(self, project_id: str) -> bool:
+        return self.library.exists(project_id)
+
+    def health(self) -> dict[str, Any]:
+        return self.queue.health()
+
+    def rev(self, project_id: str) -> int:
+        """The project's revision; it also grows when somebody else, such as the command line, changed the folder."""
+        current = self.library.signature(project_id)
+        before = self._seen.get(project_id)
+        self._seen[project_id] = current
+        if before is not None and before != current:
+            return self.feed.bump(project_id)
+        return self.feed.rev(project_id)
+
+    def state(self, project_id: str, *, view_only: bool = False, media_base: str = "", token: str = "") -> dict[str, Any]:
+        """The page's view of the project. Raises `ProjectCorrupt` and its kin."""
+        rev = self.rev(project_id)  # read first: what changes meanwhile is fetched by the next poll
+        snapshot = self.library.snapshot(project_id)
+        job = self.queue.job_of(project_id)
+        live = self.feed.live(project_id)
+        unavailable = self.queue.unavailable if snapshot.preset.name == self.library.default.name else None
+        with self._locks["undo:" + project_id]:
+            undo = self._undo[project_id][-1][0] if self._undo.get(project_id) else ""
+        return view.state(
+            view.Facts(
+                plan=snapshot.plan,
+                preset=snapshot.preset,
+                takes=snapshot.takes,
+                rev=rev,
+                generation=self.feed.generation(project_id, tuple(p.take.digest for p in snapshot.plan.film if p.take)),
+                job=self._job_facts(job) if job else None,
+                outcome=self.queue.outcome(project_id),
+                live=live,
+                live_s=time.monotonic() - live.step_began if live else 0.0,
+                pace=self.queue.paces.of(snapshot.plan.project),
+                loading=snapshot.preset.title if self.queue.loading_for(project_id) else "",
+                announced=self.feed.announced(project_id),
+                undo=undo,
+                vocabulary=snapshot.vocabulary,
+                export=self._export_facts(project_id, snapshot),
+                view_only=view_only,
+                blocked=snapshot.blocked or (str(unavailable) if unavailable else ""),
+                media_base=media_base,
+                token=token,
+                codec=snapshot.codec,
+            )
+        )
+
+    def _job_facts(self, job: Job) -> view.JobFacts:
+        ahead = self.queue.ahead(job)
+        ending = self.queue.ending_of(job.project_id)
+        return view.JobFacts(
+            id=job.id,
+            state="stopping" if ending else job.state,
+            place=len(ahead),
+            ahead_s=self._time_of(ahead),
+            forever=job.forever,
+            ending="pause" if ending == "pause" else "stop" if ending else "",
+        )
+
+    def _time_of(self, jobs: Sequence[Job]) -> float | None:
+        """Seconds that `jobs` will take, or None when one of them cannot be estimated."""
+        total = 0.0
+        for job in jobs:
+            if job.kind == "export":
+                continue
+            try:
+                plan = self.library.snapshot(job.project_id).plan
+            except StudioError:
+                continue
+            clip_s = self.queue.paces.of(plan.project).clip_s(plan.project.num_inference_steps)
+            if clip_s is None:
+                return None
+            total += clip_s * max(1, sum(planned.status != "done" for planned in plan.clips))
+        return total
+
+    def status(self, project_id: str) -> dict[str, Any]:
+        """The short form for the API."""
+        state = self.state(project_id)
+        kept = ("phase", "message", "error", "job", "export")
+        clips = [{key: clip[key] for key in ("number", "id", "prompt", "status")} for clip in state["clips"]]
+        return {key: state[key] for key in kept} | {"clips": clips, "duration_s": state["film"]["duration_s"]}
+
+    # Media, by digest and id only
+
+    def init_segment(self, project_id: str, digest: str) -> bytes:
+        return video.init_segment(self._take_file(project_id, digest, "segment.mp4"))
+
+    def media_segment(self, project_id: str, digest: str, start_frame: int) -> bytes:
+        return video.media_segment(self._take_file(project_id, digest, "segment.mp4"), start_frame)
+
+    def poster_file(self, project_id: str, digest: str) -> Path:
+        return self._take_file(project_id, digest, "poster.jpg")
+
+    def anchor_file(self, project_id: str) -> Path:
+        store = self.library.store(project_id)
+        return existing(store.anchor_file(self.library.project(project_id)))
+
+    def export_file(self, project_id: str, name: str) -> Path:
+        exports = self.library.folder(project_id) / "exports"
+        found = [file for file in exports.glob("film-*.mp4") if file.name == name]
+        if not found:
+            raise ProjectNotFound("There is no such file here.")
+        return found[0]
+
+    def _take_file(self, project_id: str, digest: str, name: str) -> Path:
+        return existing(self.library.folder(project_id) / "takes" / digest / name)
+
+    # Acting
+
+    def act(self, project_id: str, body: Body, *, client: str = "") -> dict[str, Any]:
+        """Do what `body["action"]` names; the answer holds `rev`. A repeated `key` gives the first answer again."""
+        if not self.exists(project_id):
+            raise ProjectNotFound("There is no such project here.", "Check the link.")
+        action, key = body.get("action"), body.get("key", "")
+        if not isinstance(key, str) or len(key) > 100:
+            raise InputError("The key of an action must be a text of up to 100 characters.")
+        with self._locks[project_id]:
+            known = self._answered[project_id]
+            if key and key in known:
+                return known[key]
+            if action == "copy":
+                created = self.copy(body.get("owner") or f"address:{client}", project_id)
+                answer = {"project_id": created.project_id, "token": created.token}
+            else:
+                command = self._commands.get(action) if isinstance(action, str) else None
+                if command is None:
+                    raise InputError(f"There is no action “{str(action)[:40]}”.", nearest(str(action)[:40], [*self._commands]))
+                answer = command(project_id, body) or {}
+            self.feed.bump(project_id)
+            answer = {**answer, "rev": self.rev(project_id)}
+            if key:
+                known[key] = answer
+                while len(known) > MAX_KEYS:
+                    known.popitem(last=False)
+            return answer
+
+    # Storyline
+
+    def _draft(self, project_id: str, body: Body) -> None:
+        self._refuse_while_working(project_id)
+        project = self.library.project(project_id)
+        keywords = idea_text(body["keywords"]) if "keywords" in body else project.idea
+        count = self._count(body.get("length", len(project.clips) or 4))
+        self.rates.count("draft", self.library.owner(project_id))
+        seed = secrets.randbelow(MAX_SEED) if project.clips else project.seed
+        storyline = self._drafter(project).draft(self._picture(project_id, project), keywords, count, seed=seed)
+
+        def accept(before: Project) -> Project:
+            after = storyboard.accept_storyline(before, storyline)
+            title = title_from(keywords) if before.title == "Untitled film" else before.title
+            return after.model_copy(update={"idea": keywords, "title": title})
+
+        self._edit(project_id, "Draft storyline", accept)
+
+    def _redraft_from(self, project_id: str, body: Body) -> None:
+        project = self.library.project(project_id)
+        first = project.clip_index(clip_id_of(body))
+        live = self.feed.live(project_id)
+        if live and live.clip_id in {clip.id for clip in project.clips[first:]}:
+            raise InputError("One of these clips is being made.", "Pause first, or redraft from a later clip.")
+        self.rates.count("draft", self.library.owner(project_id))
+        prompts = self._next_prompts(project_id, project, first, len(project.clips) - first)
+
+        def accept(before: Project) -> Project:
+            after = before
+            for clip, prompt in zip(before.clips[first:], prompts, strict=False):
+                after = storyboard.set_prompt(after, clip.id, prompt)
+            return after.model_copy(update={"storyline_source": "template"})
+
+        self._edit(project_id, f"Redraft from clip {first + 1}", accept)
+
+    def _extend(self, project_id: str, body: Body) -> None:
+        count = body.get("count", 1)
+        forever = count == "forever"
+        count = 1 if forever else self._count(count)
+        project = self.library.project(project_id)
+        if forever:
+            self._check_can_generate(project_id)
+        if not (forever and self.library.snapshot(project_id).plan.next):
+            self.rates.count("draft", self.library.owner(project_id))
+            prompts = self._next_prompts(project_id, project, len(project.clips), count)
+            label = "Add a clip" if count == 1 else f"Add {count} clips"
+            self._edit(project_id, label, lambda before: storyboard.append(before, prompts))
+        if forever or body.get("generate", count == 1):
+            self._generate(project_id, {**body, "forever": forever})
+
+    def _next_prompts(self, project_id: str, project: Project, position: int, count: int) -> tuple[str, ...]:
+        """Prompts that continue the story of the first `position` clips."""
+        so_far = [clip.prompt for clip in project.clips[:position]]
+        storyline = self._drafter(project).draft(
+            self._picture(project_id, project), project.idea, count, seed=secrets.randbelow(MAX_SEED), so_far=so_far
+        )
+        return storyline.prompts
+
+    def _drafter(self, project: Project) -> TemplateDrafter:
+        return TemplateDrafter.for_preset(self.library.preset(project), project.variant)
+
+    def _picture(self, project_id: str, project: Project) -> Path:
+        return self.library.store(project_id).anchor_file(project)
+
+    def _grow(self, job: Job) -> bool:
+        """Append the next clip of a film that goes on until somebody stops it. Called by the queue's thread."""
+        with self._locks[job.project_id]:
+            current = self.queue.job_of(job.project_id)
+            if current is None or not current.forever:
+                return False
+            project = self.library.project(job.project_id)
+            if len(project.clips) >= MAX_CLIPS:
+                raise InputError(f"The film has {MAX_CLIPS:,} clips, the most one project holds.", "Export it.")
+            prompts = self._next_prompts(job.project_id, project, len(project.clips), 1)
+            self.library.store(job.project_id).edit(lambda before: storyboard.append(before, prompts))
+            self._changed(job.project_id)
+            return True
+
+    # Clips
+
+    def _set_prompt(self, project_id: str, body: Body) -> None:
+        clip_id, prompt = clip_id_of(body), clean_prompt(body.get("prompt", ""))
+        self._refuse_if_live(project_id, clip_id)
+        self._edit(project_id, "Edit prompt", lambda before: storyboard.set_prompt(before, clip_id, prompt))
+
+    def _set_seed(self, project_id: str, body: Body) -> None:
+        clip_id, seed = clip_id_of(body), body.get("seed")
+        self._refuse_if_live(project_id, clip_id)
+        self._edit(project_id, "Change seed", lambda before: storyboard.set_seed(before, clip_id, seed))
+
+    def _insert(self, project_id: str, body: Body) -> dict[str, Any]:
+        after = clip_id_of(body, "after") if body.get("after") else None
+        project = self.library.project(project_id)
+        position = project.clip_index(after) + 1 if after else 0
+        prompt = body.get("prompt")
+        text = clean_prompt(prompt) if prompt else self._next_prompts(project_id, project, position, 1)[0]
+        edited = self._edit(project_id, "Insert clip", lambda before: storyboard.insert(before, text, after))
+        return {"clip_id": edited.clips[position].id}
+
+    def _duplicate(self, project_id: str, body: Body) -> dict[str, Any]:
+        clip_id = clip_id_of(body)
+        edited = self._edit(project_id, "Duplicate clip", lambda before: storyboard.duplicate(before, clip_id))
+        return {"clip_id": edited.clips[edited.clip_index(clip_id) + 1].id}
+
+    def _move(self, project_id: str, body: Body) -> None:
+        clip_id, to = clip_id_of(body), whole(body.get("to"), "to")
+        self._refuse_if_live(project_id, clip_id)
+        self._edit(project_id, "Move clip", lambda before: storyboard.move(before, clip_id, to))
+
+    def _delete(self, project_id: str, body: Body) -> None:
+        clip_id = clip_id_of(body)
+        self._refuse_if_live(project_id, clip_id)
+        number = self.library.project(project_id).clip_index(clip_id) + 1
+        self._edit(project_id, f"Remove clip {number}", lambda before: storyboard.delete(before, clip_id))
+
+    def _pin(self, project_id: str, body: Body) -> None:
+        clip_id, digest = clip_id_of(body), body.get("digest")
+        self._refuse_if_live(project_id, clip_id)
+        own = {take.digest for take in self.library.snapshot(project_id).takes.get(clip_id, ())}
+        if digest is not None and digest not in own:
+            raise InputError("That clip has no such take.", "Reload the page to see its takes.")
+        self._edit(project_id, "Choose take", lambda before: storyboard.pin(before, clip_id, digest))
+
+    def _regenerate(self, project_id: str, body: Body) -> None:
+        clip_id = clip_id_of(body)
+        scope = one_of(body.get("scope", "this_and_after"), ["this_and_after", "only_this"], "scope")
+        self._refuse_if_live(project_id, clip_id)
+        self._check_can_generate(project_id)
+        seed = body.get("seed")
+        seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(seed)
+        shown = {p.clip.id: p.take.digest for p in self.library.snapshot(project_id).plan.clips if p.take}
+        number = self.library.project(project_id).clip_index(clip_id) + 1
+        self._edit(
+            project_id,
+            f"Regenerate clip {number}",
+            lambda before: storyboard.regenerate(
+                before, clip_id, seed=seed, shown=shown, scope=scope, prompt=body.get("prompt")
+            ),
+        )
+        self._generate(project_id, body)
+
+    def _set_settings(self, project_id: str, body: Body) -> None:
+        project = self.library.project(project_id)
+        preset = self.library.preset(project)
+        changes: dict[str, Any] = {}
+        if "title" in body:
+            changes["title"] = title_text(body["title"]) or "Untitled film"
+        if "idea" in body:
+            changes["idea"] = idea_text(body["idea"])
+        if "variant" in body:
+            changes["variant"] = one_of(body["variant"], list(preset.variants), "variant")
+            changes["lora_strength"] = preset.variants[changes["variant"]].lora_strength
+        if steps := steps_of(preset.quality, body.get("quality"), body.get("num_inference_steps")):
+            changes["num_inference_steps"] = steps
+        if body.get("seed") is not None:
+            changes["seed"] = check_seed(body["seed"])
+        if "negative_prompt" in body:
+            changes["negative_prompt"] = negative_text(body["negative_prompt"])
+        changes = {name: value for name, value in changes.items() if getattr(project, name) != value}
+        if set(changes) - {"title", "idea"}:
+            self._refuse_while_working(project_id)
+        if changes:
+            self._edit(project_id, "Change settings", lambda before: before.model_copy(update=changes))
+
+    def _undo_last(self, project_id: str, body: Body) -> None:
+        with self._locks["undo:" + project_id]:
+            if not self._undo[project_id]:
+                raise InputError("There is nothing to undo.")
+            label, before = self._undo[project_id][-1]
+        live = self.feed.live(project_id)
+        if live and live.clip_id not in {clip.id for clip in before.clips}:
+            raise InputError("The clip this would remove is being made.", "Pause first.")
+        fields = {name: getattr(before, name) for name in UNDONE_FIELDS}
+        self.library.store(project_id).edit(lambda project: project.model_copy(update=fields))
+        with self._locks["undo:" + project_id]:
+            self._undo[project_id].pop()
+        self._changed(project_id)
+        self.feed.announce(project_id, f"Undone: {label.lower()}.")
+
+    def _edit(self, project_id: str, label: str, change: Callable[[Project], Project]) -> Project:
+        """Apply `change` to the saved project and remember how it was."""
+        seen: list[Project] = []
+
+        def recorded(before: Project) -> Project:
+            seen.append(before)
+            return change(before)
+
+        after = self.library.store(project_id).edit(recorded)
+        if after != seen[0]:
+            with self._locks["undo:" + project_id]:
+                stack = self._undo[project_id]
+                stack.append((label, seen[0]))
+                del stack[:-MAX_UNDO]
+            self._changed(project_id)
+        return after
+
+    def _refuse_if_live(self, project_id: str, clip_id: str) -> None:
+        live = self.feed.live(project_id)
+        if live and live.clip_id == clip_id:
+            raise InputError("This clip is being made right now.", "Pause first, or edit it afterwards.")
+
+    def _refuse_while_working(self, project_id: str) -> None:
+        if self.queue.job_of(project_id):
+            raise InputError("The film is being made.", "Pause first; finished clips are kept.")
+
+    # Jobs
+
+    def _check_can_generate(self, project_id: str) -> Snapshot:
+        snapshot = self.library.snapshot(project_id)
+        if snapshot.blocked:
+            raise InputError(snapshot.blocked)
+        film.check_space(self.library.store(project_id), self.config.reserve_bytes)
+        return snapshot
+
+    def _generate(self, project_id: str, body: Body) -> dict[str, Any]:
+        snapshot = self._check_can_generate(project_id)
+        if not snapshot.plan.clips:
+            raise InputError("There is no clip to generate yet.", "Draft a storyline first.")
+        wanted = snapshot.plan.next
+        if wanted is None and not self.queue.job_of(project_id):
+            raise InputError("Every clip is done.", "Extend the film, or regenerate a clip.")
+        after_restart = one_of(body.get("after_restart", "continue"), ["continue", "wait"], "after_restart")
+        job = self.queue.enqueue(
+            "generate",
+            project_id,
+            self.library.owner(project_id),
+            forever=body.get("forever") is True,
+            after_restart=after_restart,
+        )
+        return {"job_id": job.id}
+
+    def _retry(self, project_id: str, body: Body) -> dict[str, Any]:
+        """Generate again, the attempts of the clip that failed forgotten: somebody asked for it."""
+        wanted = self.library.snapshot(project_id).plan.next
+        if wanted and not self.queue.job_of(project_id):
+            self.library.store(project_id).set_attempt(wanted.digest, 0)
+        return self._generate(project_id, body)
+
+    def _end(self, project_id: str, how: str) -> None:
+        kept = sum(planned.take is not None for planned in self.library.snapshot(project_id).plan.clips)
+        self.queue.end(project_id, "pause" if how == "pause" else "stop", kept=kept)
+
+    def _export(self, project_id: str, body: Body) -> dict[str, Any]:
+        snapshot = self.library.snapshot(project_id)
+        if not snapshot.plan.film:
+            raise InputError("There is no finished clip to export yet.", "Generate at least one clip first.")
+        name = export_name(snapshot)
+        if not (self.library.folder(project_id) / "exports" / name).is_file():
+            self.queue.enqueue("export", project_id, self.library.owner(project_id), output=name)
+            self._exports[project_id] = view.ExportFacts("waiting", name)
+        return {"name": name}
+
+    def _exported(self, job: Job, event: FilmExported | JobFailed) -> None:
+        """Called by the queue's thread when an export ended."""
+        if isinstance(event, JobFailed):
+            message = f"{event.message} {event.hint}".strip()
+            self._exports[job.project_id] = view.ExportFacts("failed", job.output, message=message)
+            self.feed.announce(job.project_id, message)
+        else:
+            self._exports[job.project_id] = view.ExportFacts("done", job.output, event.frames)
+            self.feed.announce(job.project_id, "The film is exported.")
+            older = sorted(Path(event.path).parent.glob("film-*.mp4"), key=lambda file: file.stat().st_mtime)
+            for file in older[:-KEPT_EXPORTS]:
+                file.unlink(missing_ok=True)
+
+    def _export_facts(self, project_id: str, snapshot: Snapshot) -> view.ExportFacts | None:
+        if job := self.queue.job_of(project_id, "export"):
+            return view.ExportFacts(job.state, job.output)
+        if not snapshot.plan.film:
+            return None
+        name = export_name(snapshot)
+        if (self.library.folder(project_id) / "exports" / name).is_file():
+            frames = sum(p.take.num_frames - p.take.overlap for p in snapshot.plan.film if p.take)
+            return view.ExportFacts("done", name, frames)
+        last = self._exports.get(project_id)
+        return last if last and last.state == "failed" and last.name == name else None
+
+    def _share(self, project_id: str, body: Body) -> dict[str, Any]:
+        token = self.tokens.give(project_id, "view")
+        return {"token": token, "url": f"/?project={project_id}&token={token}"}
+
+    def _changed(self, project_id: str) -> None:
+        self.library.changed(project_id)
+
+    def _count(self, count: object) -> int:
+        number = check_num_clips(whole(count, "length"))
+        most = self.config.max_clips_per_request
+        if number > most:
+            raise InputError(f"Up to {most} clips can be added at a time, got {number}.", "Extend the film later.")
+        return number
+
+
+def existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ProjectNotFound("There is no such file here.")
+    return path
+
+
+def export_name(snapshot: Snapshot) -> str:
+    """A name made of hexadecimal digits only, the same for the same film and title."""
+    facts = [snapshot.plan.project.title, *(planned.take.digest for planned in snapshot.plan.film if planned.take)]
+    return f"film-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}.mp4"
+
+
+def clip_id_of(body: Body, field: str = "clip_id") -> str:
+    clip_id = body.get(field)
+    if not isinstance(clip_id, str) or len(clip_id) > 40:
+        raise InputError("The action does not say which clip.", "Reload the page and try again.")
+    return clip_id
+
+
+def whole(value: object, name: str) -> int:
+    if isinstance(value, float) and value.is_integer():  # JSON from a page does not tell 3.0 from 3
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"“{name}” must be a whole number, got {str(value)[:40]}.")
+    return value
+
+
+def one_of(value: object, known: list[str], name: str) -> Any:
+    if value not in known:
+        raise InputError(f"There is no {name} “{str(value)[:40]}”.", nearest(str(value)[:40], known))
+    return value
+
+
+def steps_of(qualities: Mapping[str, int], quality: object, steps: object) -> int | None:
+    """The number of steps that a quality or a number asks for, or None when neither is given."""
+    if steps is not None:
+        number = whole(steps, "num_inference_steps")
+        if not 1 <= number <= 200:
+            raise InputError(f"The number of steps must be from 1 to 200, got {number}.")
+        return number
+    if not quality or quality == "custom":
+        return None
+    return qualities[one_of(quality, list(qualities), "quality")]
+
+
+def plain(value: object, name: str, most: int) -> str:
+    """`value` as one line of text without control characters, or "" when it is blank."""
+    if not isinstance(value, str):
+        raise InputError(f"The {name} must be text.")
+    if len(value) > most:
+        raise InputError(f"The {name} has {len(value):,} characters; up to {most:,} are allowed.", "Shorten it.")
+    parts = [value[at : at + 1000] for at in range(0, len(value), 1000)]
+    return "".join(clean_prompt(part) if part.strip() else "" for part in parts) if value.strip() else ""
+
+
+def title_text(value: object) -> str:
+    return plain(value, "title", MAX_TITLE_CHARACTERS)
+
+
+def idea_text(value: object) -> str:
+    return plain(value, "keywords", MAX_IDEA_CHARACTERS)
+
+
+def negative_text(value: object) -> str:
+    return plain(value, "negative prompt", MAX_IDEA_CHARACTERS)
+
+
+def title_from(idea: str) -> str:
+    """A first title from the keywords: the words before the first comma."""
+    words = idea.split(",")[0].split()[:8]
+    title = " ".join(words)[:60]
+    return title[:1].upper() + title[1:] if title else "Untitled film"

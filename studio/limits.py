@@ -1,0 +1,193 @@
+"""What a visitor may ask for: bytes in a request, jobs, projects, drafts and uploads. Also where a POST may come from.
+
+`Guard` stands in front of every route of the server, Gradio's own included.
+"""
+
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.errors import InputError
+
+MAX_JSON_BYTES = 1_000_000
+MAX_UPLOAD_BYTES = 64_000_000  # one request; a single picture may have 25 MB (engine.media.importer)
+MAX_FILES = 8
+MAX_RUNNING_JOBS = 1
+MAX_WAITING_JOBS = 3
+MAX_PROJECTS = 20
+HOUR_S = 3600.0
+MAX_PER_HOUR = {"draft": 30, "upload": 200, "copy": 60}
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"frame-ancestors 'self' https://huggingface.co https://*.hf.space"),
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer given instead of the application's."""
+
+    status: int
+    message: str
+    hint: str
+
+    async def send(self, send: Send) -> None:
+        body = json.dumps({"message": self.message, "hint": self.hint, "id": ""}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers.append((b"connection", b"close"))
+        headers.extend(SECURITY_HEADERS)
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+TOO_LARGE = Refusal(413, "This request is too large.", "Pictures may have up to 25 MB, everything else 1 MB.")
+TOO_MANY_FILES = Refusal(413, f"This request holds more than {MAX_FILES} files.", "Upload one picture at a time.")
+FOREIGN = Refusal(403, "This request comes from another site.", "Open the studio's own page.")
+TOO_OFTEN = Refusal(429, "Too many uploads in the last hour.", "Wait a while, then try again.")
+
+
+class Guard:
+    """ASGI middleware: body size and file count, same-origin POST, uploads an hour, security headers."""
+
+    def __init__(self, app: App, rates: "Rates | None" = None) -> None:
+        self.app = app
+        self.rates = rates or Rates()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = Body(scope, receive, send)
+        refusal = body.refusal or self._refusal(scope, body)
+        if refusal:
+            await refusal.send(send)
+            return
+        try:
+            await self.app(scope, body.receive, body.send)
+        except Exception:
+            if body.refusal is None:
+                raise
+        if body.refusal and not body.started:
+            await body.refusal.send(send)
+
+    def _refusal(self, scope: Scope, body: "Body") -> Refusal | None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return None
+        if not same_origin(body.headers):
+            return FOREIGN
+        if body.is_upload:
+            client = scope.get("client")
+            try:
+                self.rates.count("upload", client[0] if client else "")
+            except InputError:
+                return TOO_OFTEN
+        return None
+
+
+class Body:
+    """One request's body, counted as it streams in; the answer is replaced once it is too much."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        content_type = self.headers.get("content-type", "")
+        self.is_upload = content_type.lower().startswith("multipart/form-data")
+        self.limit = MAX_UPLOAD_BYTES if self.is_upload else MAX_JSON_BYTES
+        self.refusal: Refusal | None = None
+        self.started = False
+        self._receive, self._send = receive, send
+        self._seen = 0
+        self._boundary = b"--" + _boundary(content_type) if self.is_upload else b""
+        self._parts, self._end = 0, b""
+        declared = self.headers.get("content-length", "0")
+        if not declared.isascii() or not declared.isdigit() or int(declared) > self.limit:
+            self.refusal = TOO_LARGE
+
+    async def receive(self) -> Message:
+        if self.refusal:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._count(message.get("body", b""))
+            if self.refusal:
+                return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.refusal and not self.started:
+            return  # the application's own answer to a cut-off body; `Guard` sends the refusal
+        if message["type"] == "http.response.start":
+            self.started = True
+            present = {name.lower() for name, _ in message["headers"]}
+            extra = [header for header in SECURITY_HEADERS if header[0] not in present]
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await self._send(message)
+
+    def _count(self, chunk: bytes) -> None:
+        self._seen += len(chunk)
+        if self._seen > self.limit:
+            self.refusal = TOO_LARGE
+        elif self._boundary:
+            window = self._end + chunk
+            self._parts += window.count(self._boundary)
+            self._end = window[-len(self._boundary) + 1 :]
+            if self._parts > MAX_FILES + 1:  # the closing boundary counts as well
+                self.refusal = TOO_MANY_FILES
+
+
+def _boundary(content_type: str) -> bytes:
+    for part in content_type.split(";")[1:]:
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "boundary":
+            return value.strip('"').encode("latin-1")
+    return b"\r\n\r\n"
+
+
+def same_origin(headers: dict[str, str]) -> bool:
+    """No Origin at all (not a browser's cross-site request), or the host the request was sent to."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    host = urlsplit(origin).netloc.lower()
+    return bool(host) and host in (headers.get("host", "").lower(), headers.get("x-forwarded-host", "").lower())
+
+
+class Rates:
+    """How often a visitor did something in the last hour. In memory: a restart forgives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: dict[tuple[str, str], deque[float]] = defaultdict(deque)
+
+    def count(self, what: str, owner: str) -> None:
+        """Count one `what` by `owner`; raises `InputError` beyond the hourly limit."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._times) > 10_000:
+                self._forget(now)
+            times = self._times[what, owner]
+            while times and times[0] < now - HOUR_S:
+                times.popleft()
+            if len(times) >= MAX_PER_HOUR[what]:
+                minutes = max(1, round((times[0] + HOUR_S - now) / 60))
+                raise InputError(
+                    f"That is {MAX_PER_HOUR[what]} {what}s in the last hour, the limit here.",
+                    f"Nothing is lost. Try again in {minutes} min.",
+                )
+            times.append(now)
+
+    def _forget(self, now: float) -> None:
+        for key in [key for key, times in self._times.items() if not times or times[-1] < now - HOUR_S]:
+            del self._times[key]

@@ -1,0 +1,591 @@
+"""One lane of jobs for the whole studio, first come, first served, and the life of the worker that runs them.
+
+The journal `jobs.json` holds what must survive a restart: the jobs, and how each project's last job ended. One thread
+owns the worker; everything else here may be called from any thread.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.config import Preset
+from engine.domain import Id, Project, new_id
+from engine.errors import InputError, StudioError
+from engine.events import (
+    ClipStarted,
+    ClipStep,
+    FilmExported,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    ModelLoading,
+    ModelReady,
+    TakeCommitted,
+)
+from engine.project.files import write_atomically
+from studio.feed import Feed, Paces
+from studio.limits import MAX_RUNNING_JOBS, MAX_WAITING_JOBS
+from studio.view import Outcome
+from studio.worker import Cancel, Export, Happened, Load, Options, Render, Worker
+
+log = logging.getLogger(__name__)
+SILENT_S = 20.0  # a worker whose heart has not beaten for so long is killed
+STALL_FACTOR = 10  # so is one whose step takes this many times the usual …
+STALL_FLOOR_S = 25.0  # … and at least this long
+STALL_UNKNOWN_S = 1800.0  # before anything was measured
+MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
+SHUTDOWN_S = 15.0
+Kind = Literal["generate", "export"]
+Ending = Literal["", "pause", "stop", "shutdown"]
+
+
+class Job(BaseModel):
+    """One request for work on one project, as kept in the journal."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: Id
+    kind: Kind
+    project_id: Id
+    owner: str
+    state: Literal["waiting", "running"] = "waiting"
+    forever: bool = False
+    after_restart: Literal["continue", "wait"] = "continue"
+    restarts: int = 0
+    output: str = ""  # an export's file name
+
+
+class Saved(BaseModel):
+    """The journal's content."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    starts: int = 0
+    jobs: list[Job] = []
+    outcomes: dict[Id, Outcome] = {}
+
+
+class Projects(Protocol):
+    """What the queue needs to know about projects."""
+
+    def folder(self, project_id: str) -> Path: ...
+    def project(self, project_id: str) -> Project: ...
+    def preset(self, project: Project) -> Preset: ...
+
+
+@dataclass
+class Listener:
+    """Told by the queue's thread. `film_done` returns True when it appended a clip to a film that never ends."""
+
+    changed: Callable[[str], None] = lambda project_id: None
+    film_done: Callable[[Job], bool] = lambda job: False
+    exported: Callable[[Job, FilmExported | JobFailed], None] = lambda job, event: None
+
+
+@dataclass
+class _Lane:
+    """What the worker is doing. `sent`: the running job's command is with the worker."""
+
+    loaded: str = ""
+    loading: str = ""
+    job: Job | None = None
+    sent: bool = False
+    ending: Ending = ""
+    last_event: float = field(default_factory=time.monotonic)
+
+
+class JobQueue:
+    """The jobs, the outcomes and the worker."""
+
+    def __init__(
+        self,
+        journal: Path,
+        projects: Projects,
+        feed: Feed | None = None,
+        paces: Paces | None = None,
+        *,
+        options: Options = Options(),
+        reserve_bytes: int = 500_000_000,
+        warm: Preset | None = None,
+    ) -> None:
+        self._journal = journal
+        self._projects = projects
+        self._options = options
+        self._reserve_bytes = reserve_bytes
+        self._warm = warm
+        self._lock = threading.RLock()
+        self._wake_receiver, self._wake_sender = Pipe(duplex=False)
+        self._lane = _Lane()
+        self._worker: Worker | None = None
+        self._warm_failures = 0
+        self._closing = False
+        self._deadline = 0.0
+        self._thread: threading.Thread | None = None
+        self.unavailable: StudioError | None = None
+        self.listener = Listener()
+        saved = self._read()
+        self.starts = saved.starts + 1
+        self.feed = feed or Feed(self.starts)
+        self.paces = paces or Paces(journal.with_name("timings.json"))
+        self._jobs: list[Job] = []
+        self._outcomes = dict(saved.outcomes)
+        for job in saved.jobs:
+            self._take_up(job)
+        self._save()
+
+    # Life
+
+    def start(self) -> None:
+        """Start the worker and the thread that owns it; the warm preset's model is loaded in the background."""
+        self._thread = threading.Thread(target=self._run, name="job-queue", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = SHUTDOWN_S) -> None:
+        """Stop the clip being made, keep the jobs for the next start, end the worker. Takes at most ~20 s."""
+        with self._lock:
+            self._closing = True
+            self._deadline = time.monotonic() + timeout_s
+            if self._lane.job and self._lane.sent:
+                self._lane.ending = "shutdown"
+                self._send(Cancel(self._lane.job.id))
+        self._wake()
+        if self._thread:
+            self._thread.join(timeout_s + 4)
+        with self._lock:
+            self._save()
+        self.paces.save()
+
+    def health(self) -> dict[str, object]:
+        with self._lock:
+            lane, worker = self._lane, self._worker
+            state = "loading" if lane.loading else "busy" if lane.job else "ready" if lane.loaded else "starting"
+            if self.unavailable:
+                state = "unavailable"
+            return {
+                "ok": True,
+                "worker": state,
+                "pid": worker.process.pid if worker else None,
+                "preset": lane.loaded or lane.loading,
+                "jobs": len(self._jobs),
+            }
+
+    # Asking
+
+    def job_of(self, project_id: str, kind: Kind = "generate") -> Job | None:
+        with self._lock:
+            return next((job for job in self._jobs if job.project_id == project_id and job.kind == kind), None)
+
+    def place(self, job: Job) -> int:
+        """How many jobs are before `job`."""
+        with self._lock:
+            return next((place for place, other in enumerate(self._jobs) if other.id == job.id), 0)
+
+    def ahead(self, job: Job) -> list[Job]:
+        with self._lock:
+            return self._jobs[: self.place(job)]
+
+    def ending_of(self, project_id: str) -> Ending:
+        with self._lock:
+            job = self._lane.job
+            return self._lane.ending if job and job.project_id == project_id and job.kind == "generate" else ""
+
+    def loading_for(self, project_id: str) -> str:
+        """The preset whose model is being loaded for this project's running job, or ""."""
+        with self._lock:
+            job = self._lane.job
+            if job is None or job.project_id != project_id or self._lane.sent:
+                return ""
+            return self._lane.loading or (self._warm.name if self._warm else "")
+
+    def outcome(self, project_id: str) -> Outcome | None:
+        with self._lock:
+            return self._outcomes.get(project_id)
+
+    # Changing
+
+    def enqueue(
+        self,
+        kind: Kind,
+        project_id: str,
+        owner: str,
+        *,
+        forever: bool = False,
+        after_restart: Literal["continue", "wait"] = "continue",
+        output: str = "",
+    ) -> Job:
+        """A waiting job, or the one of this kind that the project already has. Raises `InputError` beyond the limits."""
+        with self._lock:
+            if existing := self.job_of(project_id, kind):
+                if self._lane.job is existing and self._lane.ending:
+                    raise InputError("The last job is still stopping.", "Try again in a moment.")
+                existing.forever = existing.forever or forever
+                self._save()
+                return existing
+            mine = sum(job.owner == owner for job in self._jobs)
+            if mine >= MAX_RUNNING_JOBS + MAX_WAITING_JOBS:
+                raise InputError(
+                    f"You have {mine} jobs under way, the limit here.", "Nothing is lost. Wait for one, or stop one."
+                )
+            job = Job(
+                id=new_id(),
+                kind=kind,
+                project_id=project_id,
+                owner=owner,
+                forever=forever,
+                after_restart=after_restart,
+                output=output,
+            )
+            self._jobs.append(job)
+            if kind == "generate":
+                self._outcomes.pop(project_id, None)
+            self._save()
+        self.feed.bump(project_id)
+        self._wake()
+        return job
+
+    def end(self, project_id: str, how: Literal["pause", "stop"], *, kept: int) -> None:
+        """Pause or stop the project's generate job; `kept`: finished clips, for the message."""
+        with self._lock:
+            job = self.job_of(project_id)
+            if job is None:
+                return
+            job.forever = False
+            if self._lane.job is job and self._lane.sent:
+                if not self._lane.ending or self._lane.ending == "pause":
+                    self._lane.ending = how
+                    self._send(Cancel(job.id))
+            else:
+                self._finish(job, ended(how, kept))
+            self._save()
+        self.feed.bump(project_id)
+        self._wake()
+
+    def set_outcome(self, project_id: str, outcome: Outcome | None) -> None:
+        with self._lock:
+            before = self._outcomes.pop(project_id, None)
+            if outcome:
+                self._outcomes[project_id] = outcome
+            if before != outcome:
+                self._save()
+        self.feed.bump(project_id)
+
+    # The thread that owns the worker
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with self._lock:
+                    if self._closing and (not self._lane.sent or time.monotonic() > self._deadline):
+                        break
+                    worker = self._ensure_worker()
+                wait([self._wake_receiver, *([worker.connection, worker.process.sentinel] if worker else [])], 1.0)
+                while self._wake_receiver.poll():
+                    self._wake_receiver.recv()
+                self._turn()
+            except Exception:  # the lane must outlive a bug in handling one event
+                log.exception("job queue")
+                time.sleep(0.5)
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker:
+            worker.close(2.0)
+
+    def _turn(self) -> None:
+        worker = self._worker
+        answers = worker.receive() if worker else []
+        for answer in answers:
+            self._handle(answer, again=self._film_goes_on(answer))
+        with self._lock:
+            if worker and (reason := self._worker_trouble(worker)):
+                self._lose_worker(worker, reason)
+            elif not self._closing:
+                self._dispatch()
+                self._raise_stalled_estimates()
+
+    def _ensure_worker(self) -> Worker | None:
+        if self._worker is None and not self._closing:
+            if self._warm_failures > MAX_RESTARTS and not self._jobs:
+                return None  # it keeps dying while idle: wait until somebody needs it
+            self._worker = Worker(self._options)
+            self._lane.last_event = time.monotonic()
+            if self._warm and not self._jobs:
+                self._load(self._warm)
+        return self._worker
+
+    def _load(self, preset: Preset) -> None:
+        self._lane.loading = preset.name
+        self._send(Load(preset))
+
+    def _send(self, command: Load | Render | Export | Cancel) -> None:
+        if self._worker:
+            self._worker.send(command)
+
+    def _wake(self) -> None:
+        with suppress(OSError):
+            self._wake_sender.send(None)
+
+    def _dispatch(self) -> None:
+        lane = self._lane
+        if lane.job is None:
+            if not self._jobs:
+                return
+            lane.job, lane.sent, lane.ending = self._jobs[0], False, ""
+            lane.job.state = "running"
+            lane.last_event = time.monotonic()
+            self._save()
+            self.feed.bump(lane.job.project_id)
+        if lane.sent or lane.loading:
+            return
+        job = lane.job
+        try:
+            project = self._projects.project(job.project_id)
+            preset = self._projects.preset(project)
+            folder = self._projects.folder(job.project_id)
+        except StudioError as err:
+            self._finish(job, failed(JobFailed(err.message, err.hint, kind=type(err).__name__)))
+            return
+        if job.kind == "export":
+            self._send(Export(job.id, folder, preset, folder / "exports" / job.output))
+        elif lane.loaded != preset.name:
+            self._load(preset)
+            self.feed.bump(job.project_id)
+            return
+        else:
+            self._send(Render(job.id, folder, preset, self._reserve_bytes))
+        lane.sent = True
+        lane.last_event = time.monotonic()
+        self.feed.bump(job.project_id)
+
+    def _film_goes_on(self, answer: Happened) -> bool:
+        """Whether a film that never ends got its next clip. Asked without the lock: the listener edits the project."""
+        job = self._lane.job
+        if not (isinstance(answer.event, JobDone) and job and job.id == answer.job_id and job.forever):
+            return False
+        try:
+            return not self._closing and self.listener.film_done(job)
+        except StudioError as err:
+            self.feed.announce(job.project_id, f"{err.message} {err.hint}".strip())
+            return False
+
+    def _handle(self, answer: Happened, *, again: bool = False) -> None:
+        with self._lock:
+            lane = self._lane
+            lane.last_event = time.monotonic()
+            event = answer.event
+            if isinstance(event, ModelLoading):
+                lane.loading, lane.loaded = event.preset, ""
+            elif isinstance(event, ModelReady):
+                lane.loading, lane.loaded, self._warm_failures, self.unavailable = "", event.preset, 0, None
+            if not answer.job_id:
+                if isinstance(event, JobFailed):
+                    self._model_failed(event)
+                if lane.job:
+                    self.feed.bump(lane.job.project_id)
+                return
+            job = lane.job
+            if job is None or job.id != answer.job_id:
+                return  # the tail of a job that was given up
+            self._job_event(job, answer, again)
+
+    def _job_event(self, job: Job, answer: Happened, again: bool) -> None:
+        event = answer.event
+        match event:
+            case JobDone():
+                self._done(job, again)
+            case JobCancelled():
+                self._cancelled(job)
+            case JobFailed():
+                log.warning("job %s failed: %s %s", job.id[:6], event.kind, event.error_id)
+                if job.kind == "export":
+                    self.listener.exported(job, event)
+                self._finish(job, failed(event))
+            case FilmExported():
+                self.listener.exported(job, event)
+            case _:
+                self._measure(job, event)
+                if isinstance(event, TakeCommitted):
+                    job.restarts = 0
+                    self._outcomes.pop(job.project_id, None)
+                    self._save()
+                self.feed.publish(job.project_id, event, answer.preview)
+                if isinstance(event, ClipStarted | TakeCommitted):
+                    self.listener.changed(job.project_id)
+
+    def _done(self, job: Job, again: bool) -> None:
+        if again and job in self._jobs:
+            self._jobs.remove(job)
+            self._jobs.append(job)  # to the back: other projects get their turn between two clips
+            job.state = "waiting"
+            self._lane.job, self._lane.sent = None, False
+            self._save()
+            self.feed.bump(job.project_id)
+            return
+        self._finish(job, None)
+        if job.kind == "generate" and not job.forever:
+            self.feed.announce(job.project_id, "Your film is complete.")
+
+    def _cancelled(self, job: Job) -> None:
+        how = self._lane.ending or "stop"
+        live = self.feed.live(job.project_id)
+        if how == "shutdown":
+            job.state = "waiting"
+            self._lane.job, self._lane.sent, self._lane.ending = None, False, ""
+            self.feed.settle(job.project_id)
+            self._save()
+            return
+        self._finish(job, ended(how, None, clip_id=live.clip_id if live else "", number=live.index if live else None))
+
+    def _finish(self, job: Job, outcome: Outcome | None) -> None:
+        """The job leaves the lane; a generate job's outcome is remembered."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+        if self._lane.job is job:
+            self._lane.job, self._lane.sent, self._lane.ending = None, False, ""
+        if job.kind == "generate":
+            self._outcomes.pop(job.project_id, None)
+            if outcome:
+                self._outcomes[job.project_id] = outcome
+                self.feed.announce(job.project_id, outcome.message)
+            self.feed.settle(job.project_id)
+            self.paces.save()
+        self._save()
+        self.listener.changed(job.project_id)
+        self.feed.bump(job.project_id)
+        self._wake()
+
+    def _model_failed(self, event: JobFailed) -> None:
+        """Loading failed: the job that needed the model fails; without a job it is said when somebody asks."""
+        lane = self._lane
+        lane.loading, lane.loaded = "", ""
+        self.unavailable = StudioError(event.message, event.hint)
+        log.warning("the model could not be loaded: %s", event.message)
+        if lane.job and lane.job.kind == "generate" and not lane.sent:
+            self._finish(lane.job, failed(event))
+
+    def _measure(self, job: Job, event: object) -> None:
+        if not isinstance(event, ClipStep | TakeCommitted):
+            return
+        with suppress(StudioError):
+            project = self._projects.project(job.project_id)
+            if isinstance(event, ClipStep):
+                if event.step > 1 or event.of == 1:  # the first step includes encoding the picture and the prompt
+                    self.paces.add(project, step_s=event.seconds)
+            elif step_s := self.paces.of(project).step_s:
+                self.paces.add(project, finish_s=max(0.0, event.seconds - step_s * project.num_inference_steps))
+
+    # Trouble
+
+    def _worker_trouble(self, worker: Worker) -> str:
+        """Why the worker must be replaced, or ""."""
+        if not worker.alive:
+            return f"it ended with code {worker.process.exitcode}"
+        if worker.silent_s() > SILENT_S:
+            return f"no sign of life for {worker.silent_s():.0f} s"
+        job = self._lane.job
+        if job and self._lane.sent:
+            stalled_s = time.monotonic() - self._lane.last_event
+            if stalled_s > self._stall_limit_s(job):
+                return f"no step for {stalled_s:.0f} s"
+        return ""
+
+    def _stall_limit_s(self, job: Job) -> float:
+        with suppress(StudioError):
+            pace = self.paces.of(self._projects.project(job.project_id))
+            if pace.step_s is not None and pace.finish_s is not None:
+                return max(STALL_FLOOR_S, STALL_FACTOR * max(pace.step_s, pace.finish_s))
+        return STALL_UNKNOWN_S
+
+    def _lose_worker(self, worker: Worker, reason: str) -> None:
+        """Replace a dead or hung worker; the job goes on from its last finished clip, unless it keeps happening."""
+        for answer in worker.receive():  # what it said before it died counts
+            self._handle(answer)
+        log.warning("the worker is replaced: %s", reason)
+        worker.kill()
+        self._worker = None
+        job = self._lane.job
+        sent = self._lane.sent
+        self._lane = _Lane()
+        if job is None or job not in self._jobs:
+            self._warm_failures += 1
+            return
+        job.restarts += 1
+        live = self.feed.live(job.project_id)
+        what = f"Clip {live.index + 1}" if live else "The job" if sent else "Loading the model"
+        clip_id = live.clip_id if live else ""
+        self.feed.settle(job.project_id)
+        if job.kind == "export":
+            self.listener.exported(job, JobFailed("The export was interrupted.", "Your clips are safe. Export again."))
+            self._finish(job, None)
+        elif job.restarts > MAX_RESTARTS:
+            self._finish(
+                job,
+                Outcome(
+                    "failed",
+                    f"{what} stopped the studio's worker {job.restarts} times.",
+                    "Finished clips are safe. Retry, or change its prompt or seed.",
+                    clip_id=clip_id,
+                ),
+            )
+        else:
+            job.state = "waiting"
+            text = f"{what} was interrupted. Nothing is lost; it starts again by itself."
+            self._outcomes[job.project_id] = Outcome("interrupted", text, clip_id=clip_id)
+            self.feed.announce(job.project_id, text)
+            self._save()
+
+    def _raise_stalled_estimates(self) -> None:
+        """Let pages fetch a new estimate while a step takes unusually long."""
+        job = self._lane.job
+        if job and self._lane.sent and time.monotonic() - self._lane.last_event > 3.0:
+            self.feed.bump(job.project_id)
+
+    # Journal
+
+    def _take_up(self, job: Job) -> None:
+        """A job of an earlier run: it goes on by itself, or waits for a click."""
+        if job.after_restart == "continue":
+            self._jobs.append(job.model_copy(update={"state": "waiting"}))
+        elif job.kind == "generate":
+            self._outcomes[job.project_id] = Outcome(
+                "interrupted", "The studio was restarted. Stopped, nothing lost.", "Resume to go on."
+            )
+
+    def _read(self) -> Saved:
+        try:
+            return Saved.model_validate_json(self._journal.read_bytes())
+        except FileNotFoundError:
+            return Saved()
+        except (OSError, ValidationError, ValueError):
+            log.warning("%s is unreadable: waiting jobs are forgotten, projects are safe", self._journal.name)
+            return Saved(starts=int(time.time()))
+
+    def _save(self) -> None:
+        saved = Saved(starts=self.starts, jobs=self._jobs, outcomes=self._outcomes)
+        try:
+            write_atomically(self._journal, json.dumps(saved.model_dump(mode="json")).encode(), point="jobs")
+        except OSError as err:
+            log.warning("the job journal could not be saved: %s", err.strerror)
+
+
+def ended(how: str, kept: int | None, *, clip_id: str = "", number: int | None = None) -> Outcome:
+    """What is said after Pause or Stop."""
+    verb = "Paused" if how == "pause" else "Stopped"
+    where = f" at clip {number + 1}" if number is not None else ""
+    kept_text = "" if not kept else f" {kept} finished clip{'' if kept == 1 else 's'} kept."
+    kind = "paused" if how == "pause" else "stopped"
+    return Outcome(kind, f"{verb}{where}. Nothing is lost.{kept_text}", clip_id=clip_id)
+
+
+def failed(event: JobFailed) -> Outcome:
+    kind = "full" if event.kind == "DiskFull" else "failed"
+    return Outcome(kind, event.message, event.hint, event.error_id, event.clip_id)

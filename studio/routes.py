@@ -1,0 +1,205 @@
+"""The studio's own HTTP routes under /gradio_api/studio: state, actions and media of one project each.
+
+Every route below /p/ needs a capability token of that project (header X-Studio-Token or ?token=); without one there is
+no such project. Media is named by ids and digests, never by paths. Knows nothing about what an action does.
+"""
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from engine.domain import ID_PATTERN
+from engine.errors import ProjectNotFound, StudioError
+from studio.actions import Actions
+from studio.limits import MAX_JSON_BYTES
+from studio.tokens import Grant, Tokens
+
+log = logging.getLogger(__name__)
+PREFIX = "/gradio_api/studio"
+DIGEST = re.compile(r"^[0-9a-f]{64}$")
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+NO_STORE = {"Cache-Control": "no-store"}
+NOT_FOUND = {"message": "There is no such page here.", "hint": "Check the link, or open the project again.", "id": ""}
+
+Answer = Callable[[Request, Grant], Response]
+
+
+def build(actions: Actions, tokens: Tokens) -> Starlette:
+    """The ASGI application to mount at `PREFIX`."""
+    routes = Routes(actions, tokens)
+    per_project: list[tuple[str, str, Answer]] = [
+        ("GET", "/p/{id}/state", routes.state),
+        ("POST", "/p/{id}/act", routes.act),
+        ("GET", "/p/{id}/init/{digest}", routes.init),
+        ("GET", "/p/{id}/segment/{digest}/{start}", routes.segment),
+        ("GET", "/p/{id}/poster/{digest}", routes.poster),
+        ("GET", "/p/{id}/preview/{number}", routes.preview),
+        ("GET", "/p/{id}/anchor", routes.anchor),
+        ("GET", "/p/{id}/export/{name}", routes.export),
+    ]
+    return Starlette(
+        routes=[
+            Route("/health", routes.health, methods=["GET"]),
+            Route("/examples", routes.examples, methods=["GET"]),
+            Route("/examples/{name}/poster", routes.example_poster, methods=["GET"]),
+            *(Route(path, routes.guarded(answer), methods=[method]) for method, path, answer in per_project),
+        ],
+        exception_handlers={404: not_found, 405: not_found},
+    )
+
+
+def not_found(request: Request, err: Exception) -> Response:
+    return JSONResponse(NOT_FOUND, 404)
+
+
+def refused(err: StudioError) -> Response:
+    """An error meant for the user's eyes, as JSON."""
+    if isinstance(err, ProjectNotFound):
+        return JSONResponse(NOT_FOUND, 404)
+    return JSONResponse({"message": err.message, "hint": err.hint, "id": ""}, 400)
+
+
+def unexpected(err: Exception) -> Response:
+    """A bug: its traceback goes to the log, its id to the page."""
+    error_id = secrets.token_hex(4)
+    log.error("error %s", error_id, exc_info=err)
+    body = {"message": "Something went wrong in the studio.", "hint": "Your project is safe. Try again.", "id": error_id}
+    return JSONResponse(body, 500)
+
+
+class Routes:
+    """Handlers, one per route. Those below /p/ run in a thread with a checked grant."""
+
+    def __init__(self, actions: Actions, tokens: Tokens) -> None:
+        self.actions = actions
+        self.tokens = tokens
+
+    def guarded(self, answer: Answer) -> Callable[[Request], Any]:
+        """`answer` behind the token check; absent, wrong and other projects' tokens all look like no project."""
+
+        async def endpoint(request: Request) -> Response:
+            project_id = request.path_params["id"]
+            token = request.headers.get("x-studio-token") or request.query_params.get("token")
+            grant = self.tokens.check(token, project_id)
+            if grant is None or not self.actions.exists(project_id):
+                return JSONResponse(NOT_FOUND, 404)
+            if answer == self.state and self._unchanged(request, project_id):
+                return Response(status_code=204, headers=NO_STORE)
+            if request.method == "POST":
+                request.state.body = await request.body()
+            return await run_in_threadpool(self._answered, answer, request, grant)
+
+        return endpoint
+
+    def _answered(self, answer: Answer, request: Request, grant: Grant) -> Response:
+        try:
+            return answer(request, grant)
+        except StudioError as err:
+            return refused(err)
+        except Exception as err:  # the one place where a bug becomes an answer
+            return unexpected(err)
+
+    def _unchanged(self, request: Request, project_id: str) -> bool:
+        since = request.query_params.get("since", "")
+        return since.isascii() and since.isdigit() and int(since) == self.actions.rev(project_id)
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse(self.actions.health(), headers=NO_STORE)
+
+    async def examples(self, request: Request) -> Response:
+        found = [
+            {"name": example.name, "title": example.title, "poster_url": f"{base(request)}/examples/{example.name}/poster"}
+            for example in self.actions.examples()
+        ]
+        return JSONResponse(found, headers=NO_STORE)
+
+    async def example_poster(self, request: Request) -> Response:
+        for example in self.actions.examples():
+            if example.name == request.path_params["name"] and example.poster:
+                return FileResponse(example.poster)
+        return JSONResponse(NOT_FOUND, 404)
+
+    def state(self, request: Request, grant: Grant) -> Response:
+        project_id = request.path_params["id"]
+        view_token = self.tokens.give(project_id, "view", expiry=grant.expiry)
+        state = self.actions.state(
+            project_id,
+            view_only=grant.scope == "view",
+            media_base=f"{base(request)}/p/{project_id}",
+            token=view_token,
+        )
+        return Response(json.dumps(state), media_type="application/json", headers=NO_STORE)
+
+    def act(self, request: Request, grant: Grant) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return JSONResponse({"message": "Actions are JSON.", "hint": "Send application/json.", "id": ""}, 415)
+        body = request.state.body
+        if len(body) > MAX_JSON_BYTES:
+            return JSONResponse({"message": "This request is too large.", "hint": "Send less.", "id": ""}, 413)
+        try:
+            command = json.loads(body)
+        except (ValueError, RecursionError):
+            command = None
+        if not isinstance(command, dict):
+            return JSONResponse({"message": "Actions are JSON objects.", "hint": "Reload the page.", "id": ""}, 400)
+        project_id = request.path_params["id"]
+        if grant.scope == "view" and command.get("action") not in ("copy",):
+            return JSONResponse({"message": "This link is for viewing.", "hint": "Make a copy to change it.", "id": ""}, 403)
+        client = request.client.host if request.client else ""
+        return JSONResponse({"ok": True, **self.actions.act(project_id, command, client=client)}, headers=NO_STORE)
+
+    def init(self, request: Request, grant: Grant) -> Response:
+        data = self.actions.init_segment(request.path_params["id"], digest(request))
+        return Response(data, media_type="video/mp4", headers=IMMUTABLE)
+
+    def segment(self, request: Request, grant: Grant) -> Response:
+        start = request.path_params["start"]
+        if not re.fullmatch(r"\d{1,9}", start, re.ASCII):
+            raise ProjectNotFound("no such frame")
+        data = self.actions.media_segment(request.path_params["id"], digest(request), int(start))
+        return Response(data, media_type="video/mp4", headers=IMMUTABLE)
+
+    def poster(self, request: Request, grant: Grant) -> Response:
+        path = self.actions.poster_file(request.path_params["id"], digest(request))
+        return FileResponse(path, media_type="image/jpeg", headers=IMMUTABLE)
+
+    def preview(self, request: Request, grant: Grant) -> Response:
+        number = request.path_params["number"]
+        data = None
+        if re.fullmatch(r"\d{1,12}", number, re.ASCII):
+            data = self.actions.feed.preview(request.path_params["id"], int(number))
+        if data is None:
+            raise ProjectNotFound("no such preview")
+        return Response(data, media_type="image/webp", headers=NO_STORE)
+
+    def anchor(self, request: Request, grant: Grant) -> Response:
+        path = self.actions.anchor_file(request.path_params["id"])
+        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    def export(self, request: Request, grant: Grant) -> Response:
+        path = self.actions.export_file(request.path_params["id"], request.path_params["name"])
+        return FileResponse(path, media_type="video/mp4", filename=path.name, headers=NO_STORE)
+
+
+def base(request: Request) -> str:
+    """Where this application is mounted, as the page sees it."""
+    return request.scope.get("root_path", "").rstrip("/") or PREFIX
+
+
+def digest(request: Request) -> str:
+    text = request.path_params["digest"]
+    if not DIGEST.match(text):
+        raise ProjectNotFound("no such take")
+    return text
+
+
+__all__ = ["ID_PATTERN", "PREFIX", "build"]

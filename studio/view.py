@@ -1,0 +1,403 @@
+"""From what is known about a project to the plain data the page shows. Pure: no files, no clock, no threads."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.config import Preset
+from engine.domain import Project, Take
+from engine.film import Plan, PlannedClip, timeline_of
+from engine.story.vocabulary import Vocabulary
+from studio.feed import Live, Pace
+
+Phase = Literal["draft", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
+STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the last job of a project ended before its film was complete."""
+
+    kind: Literal["paused", "stopped", "interrupted", "full", "failed"]
+    message: str = ""
+    hint: str = ""
+    error_id: str = ""
+    clip_id: str = ""
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """The project's generate job. `place`: jobs before it in the lane; `ahead_s`: their time, when known."""
+
+    id: str
+    state: Literal["waiting", "running", "stopping"]
+    place: int = 0
+    ahead_s: float | None = None
+    forever: bool = False
+    ending: Literal["", "pause", "stop"] = ""
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    state: Literal["waiting", "running", "done", "failed"]
+    name: str = ""
+    frames: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything `state` is made from.
+
+    live_s: seconds since the live clip's last step. media_base: prefix of the project's media addresses;
+    token: goes into each of them. loading: preset title while its model is loaded.
+    """
+
+    plan: Plan
+    preset: Preset
+    takes: Mapping[str, Sequence[Take]]  # by clip id, oldest first
+    rev: int = 0
+    generation: int = 0
+    job: JobFacts | None = None
+    outcome: Outcome | None = None
+    live: Live | None = None
+    live_s: float = 0.0
+    pace: Pace = Pace()
+    loading: str = ""
+    announced: str = ""
+    undo: str = ""
+    vocabulary: Vocabulary | None = None
+    export: ExportFacts | None = None
+    view_only: bool = False
+    blocked: str = ""  # why nothing can be generated here, in words
+    media_base: str = ""
+    token: str = ""
+    codec: str = ""  # as in "avc1.64001E", once there is a segment
+
+    @property
+    def project(self) -> Project:
+        return self.plan.project
+
+    def url(self, path: str) -> str:
+        return f"{self.media_base}/{path}?token={self.token}"
+
+
+def state(facts: Facts) -> dict[str, Any]:
+    """The JSON object that `GET p/{id}/state` answers with."""
+    project, preset = facts.project, facts.preset
+    timeline = timeline_of(project, preset)
+    phase = phase_of(facts)
+    left_s = seconds_left(facts)
+    return {
+        "rev": facts.rev,
+        "project": {
+            "id": project.id,
+            "title": project.title,
+            "idea": project.idea,
+            "variant": project.variant,
+            "preset": project.preset,
+            "preset_title": preset.title,
+            "width": project.resolution.width,
+            "height": project.resolution.height,
+            "fps": preset.fps,
+            "num_frames": preset.num_frames,
+            "num_motion_frames": timeline.num_motion_frames,
+            "num_inference_steps": project.num_inference_steps,
+            "quality": quality_of(project, preset),
+            "seed": project.seed,
+            "negative_prompt": project.negative_prompt,
+            "image_url": facts.url("anchor"),
+            "storyline_source": project.storyline_source,
+        },
+        "phase": phase,
+        "primary": primary(facts, phase),
+        "stop": stop(facts, phase),
+        "message": message(facts, phase, left_s),
+        "announce": facts.announced,
+        "error": error(facts, phase),
+        "job": job(facts, left_s),
+        "clips": [clip(facts, planned) for planned in facts.plan.clips],
+        "film": film(facts),
+        "undo": {"label": facts.undo} if facts.undo and not facts.view_only else None,
+        "vocabulary": [
+            {
+                "name": action.name,
+                "kind": action.kind,
+                "phrases": list(action.phrases),
+                "keywords": list(action.keywords),
+            }
+            for action in (facts.vocabulary.actions if facts.vocabulary else ())
+        ],
+        "view_only": facts.view_only,
+        "export": export(facts),
+    }
+
+
+def quality_of(project: Project, preset: Preset) -> str:
+    """fast, balanced or best when the steps are those of the preset; else custom."""
+    named = {steps: name for name, steps in preset.quality.items()}
+    return named.get(project.num_inference_steps, "custom")
+
+
+def phase_of(facts: Facts) -> Phase:
+    if facts.job:
+        if facts.job.state == "waiting":
+            return "queued"
+        return "generating" if facts.live or not facts.loading else "loading"
+    if not facts.plan.clips:
+        return "draft"
+    if facts.plan.next is None:
+        return "finished"
+    if facts.outcome:
+        return "failed" if facts.outcome.kind == "failed" else "paused"
+    return "ready"
+
+
+def primary(facts: Facts, phase: Phase) -> dict[str, Any]:
+    """The one button whose label follows the state."""
+    if facts.view_only:
+        return button("Make a copy", "copy")
+    ending = facts.job.ending if facts.job else ""
+    if ending:
+        return button("Pausing…" if ending == "pause" else "Stopping…", "pause", reason="after the current step")
+    if facts.blocked and phase in ("ready", "paused", "failed", "finished"):
+        return button("Generate", "generate", reason=facts.blocked)
+    match phase:
+        case "draft":
+            return button("Draft storyline", "draft")
+        case "ready":
+            return button("Generate", "generate")
+        case "queued" | "loading" | "generating":
+            return button("Pause", "pause")
+        case "paused":
+            return button("Resume", "resume")
+        case "failed":
+            return button("Retry", "retry")
+        case "finished":
+            return button("Extend", "extend")
+
+
+def button(label: str, action: str, *, reason: str = "") -> dict[str, Any]:
+    return {"label": label, "action": action, "enabled": not reason, "reason": reason}
+
+
+def stop(facts: Facts, phase: Phase) -> dict[str, Any]:
+    """Stop says what it keeps."""
+    under_way = facts.job is not None and not facts.job.ending and not facts.view_only
+    kept = len(finished(facts))
+    label = f"Stop, keep {clips_text(kept)}" if kept else "Stop"
+    return {"enabled": under_way, "label": label}
+
+
+def finished(facts: Facts) -> list[PlannedClip]:
+    return [planned for planned in facts.plan.clips if planned.take is not None]
+
+
+def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
+    """One sentence: what, how far, how long."""
+    count = len(facts.plan.clips)
+    done = sum(planned.status == "done" for planned in facts.plan.clips)
+    match phase:
+        case "draft":
+            return "Draft a storyline, or add a first clip."
+        case "ready":
+            missing = count - done
+            time_text = f", {eta_text(left_s)} to make" if left_s is not None else ""
+            return f"{clips_text(missing)} to generate{time_text}."
+        case "queued":
+            place = facts.job.place if facts.job else 0
+            if not place:
+                return "Starting…"
+            wait = f", {eta_text(facts.job.ahead_s)}" if facts.job and facts.job.ahead_s is not None else ""
+            return f"{place} {'job' if place == 1 else 'jobs'} before yours{wait}."
+        case "loading":
+            return f"Loading the {facts.loading} model. The first clip starts by itself."
+        case "generating":
+            if facts.job and facts.job.ending:
+                return "Stopping after the current step. Finished clips are kept."
+            if facts.live is None:
+                return f"Starting clip {min(done + 1, count)} of {count}…"
+            step = f" · step {facts.live.step} of {facts.live.of}" if facts.live.of else ""
+            if facts.outcome and facts.outcome.kind == "interrupted" and not facts.live.step:
+                return facts.outcome.message
+            left = f"{eta_text(left_s)} left" if left_s is not None else "measuring"
+            return f"Clip {facts.live.index + 1} of {count}{step} · {left}"
+        case "paused" | "failed":
+            return " ".join(part for part in (facts.outcome.message, facts.outcome.hint) if part) if facts.outcome else ""
+        case "finished":
+            seconds = timeline_of(facts.project, facts.preset).total(count) / facts.preset.fps
+            return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
+
+
+def clips_text(count: int) -> str:
+    return f"{count} clip" if count == 1 else f"{count:,} clips"
+
+
+def error(facts: Facts, phase: Phase) -> dict[str, str] | None:
+    if facts.outcome is None or phase not in ("failed", "paused") or facts.outcome.kind not in ("failed", "full"):
+        return None
+    return {"message": facts.outcome.message, "hint": facts.outcome.hint, "id": facts.outcome.error_id}
+
+
+def job(facts: Facts, left_s: float | None) -> dict[str, Any] | None:
+    if facts.job is None:
+        return None
+    live = facts.live
+    return {
+        "id": facts.job.id,
+        "state": facts.job.state,
+        "forever": facts.job.forever,
+        "place": facts.job.place,
+        "clip_index": live.index if live else None,
+        "step": live.step if live else 0,
+        "of": live.of if live else facts.project.num_inference_steps,
+        "eta_s": None if left_s is None else round(left_s, 1),
+        "eta_text": eta_text(left_s),
+    }
+
+
+def seconds_left(facts: Facts) -> float | None:
+    """Time until the film is complete, or None while nothing has been measured on this machine."""
+    steps = facts.project.num_inference_steps
+    clip_s = facts.pace.clip_s(steps)
+    if clip_s is None or facts.pace.step_s is None:
+        return None
+    missing = sum(planned.status != "done" for planned in facts.plan.clips)
+    live = facts.live
+    if live is None:
+        return missing * clip_s
+    rest = max(missing - 1, 0) * clip_s
+    remaining = clip_s - live.step * facts.pace.step_s
+    stalled = facts.live_s > STALL_STEPS * facts.pace.step_s
+    return rest + (remaining + facts.live_s if stalled else max(remaining - facts.live_s, 0.0))
+
+
+def eta_text(seconds: float | None) -> str:
+    """Plain words that do not jump: “a few seconds”, “about 40 s”, “3–4 min”, “about 1 h 20 min”."""
+    if seconds is None:
+        return "measuring"
+    if seconds <= 5:
+        return "a few seconds"
+    if seconds <= 55:
+        return f"about {max(10, math.ceil(seconds / 10) * 10)} s"
+    if seconds <= 75:
+        return "about 1 min"
+    minutes = seconds / 60
+    if minutes < 10:
+        low = math.floor(minutes)
+        return f"{low}–{low + 1} min"
+    if minutes < 55:
+        return f"about {math.ceil(minutes / 5) * 5} min"
+    hours, rest = divmod(math.ceil(minutes / 10) * 10, 60)
+    return f"about {hours} h {rest} min" if rest else f"about {hours} h"
+
+
+def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
+    """One card of the storyboard."""
+    project, preset = facts.project, facts.preset
+    timeline = timeline_of(project, preset)
+    start, end = timeline.segment(planned.index)
+    running = facts.live is not None and facts.live.clip_id == planned.clip.id
+    status = clip_status(facts, planned, running)
+    shown = planned.take.digest if planned.take else None
+    failed = facts.outcome if status == "failed" else None
+    return {
+        "id": planned.clip.id,
+        "index": planned.index,
+        "number": planned.index + 1,
+        "prompt": planned.clip.prompt,
+        "seed": planned.seed,
+        "seed_is_own": planned.clip.seed is not None,
+        "status": status,
+        "start_s": round(start / preset.fps, 3),
+        "end_s": round(end / preset.fps, 3),
+        "poster_url": facts.url(f"poster/{shown}") if shown else None,
+        "preview_url": facts.url(f"preview/{facts.live.preview}") if running and facts.live and facts.live.preview else None,
+        "step": facts.live.step if running and facts.live else 0,
+        "of": facts.live.of if running and facts.live else 0,
+        "takes": [
+            {"digest": take.digest, "number": number, "seed": take.seed, "shown": take.digest == shown}
+            for number, take in enumerate(facts.takes.get(planned.clip.id, ()), 1)
+        ],
+        "editable": not running and not facts.view_only,
+        "badge": badge(facts, planned, status),
+        "error": {"message": failed.message, "hint": failed.hint, "id": failed.error_id} if failed else None,
+    }
+
+
+def clip_status(facts: Facts, planned: PlannedClip, running: bool) -> str:
+    if running:
+        return "running"
+    if planned.status != "missing":
+        return planned.status
+    if facts.job:
+        return "queued"
+    if facts.outcome and facts.outcome.clip_id == planned.clip.id:
+        return "failed" if facts.outcome.kind == "failed" else "canceled"
+    return "draft"
+
+
+def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
+    """A few words on the card besides its status."""
+    if facts.outcome and facts.outcome.kind == "interrupted" and facts.outcome.clip_id == planned.clip.id:
+        if status != "done":
+            return "interrupted"
+    if status == "canceled":
+        return "stopped before it was done"
+    take = planned.take
+    if planned.status != "stale" or take is None or status == "running":
+        return "earlier take kept" if planned.clip.pinned_take and status == "done" else ""
+    if take.prompt != planned.clip.prompt:
+        return "made from an older prompt"
+    if take.seed != planned.seed:
+        return "made with another seed"
+    before = facts.plan.clips[planned.index - 1] if planned.index else None
+    if take.parent_digest != (before.digest if before else None):
+        return f"made from an older clip {planned.index}" if before else "made as a later clip"
+    return "made with other settings"
+
+
+def film(facts: Facts) -> dict[str, Any]:
+    """What the player appends, in order, on one continuous timeline."""
+    preset = facts.preset
+    timeline = timeline_of(facts.project, preset)
+    segments, at = [], 0
+    for planned in facts.plan.film:
+        assert planned.take is not None
+        frames = planned.take.num_frames - planned.take.overlap
+        segments.append(
+            {
+                "clip_id": planned.clip.id,
+                "digest": planned.take.digest,
+                "url": facts.url(f"segment/{planned.take.digest}/{at}"),
+                "start_frame": at,
+                "frames": frames,
+                "start_s": round(at / preset.fps, 4),
+                "duration_s": round(frames / preset.fps, 4),
+                "stale": planned.status == "stale",
+            }
+        )
+        at += frames
+    return {
+        "generation": facts.generation,
+        "mime": f'video/mp4; codecs="{facts.codec}"' if facts.codec else "",
+        "init_url": facts.url(f"init/{segments[0]['digest']}") if segments else None,
+        "segments": segments,
+        "duration_s": round(at / preset.fps, 4),
+        "planned_s": round(timeline.total(len(facts.plan.clips)) / preset.fps, 4) if facts.plan.clips else 0.0,
+        "complete": bool(facts.plan.clips) and facts.plan.next is None,
+    }
+
+
+def export(facts: Facts) -> dict[str, Any] | None:
+    if facts.export is None:
+        return None
+    done = facts.export.state == "done"
+    return {
+        "url": facts.url(f"export/{facts.export.name}") if done else None,
+        "name": facts.export.name,
+        "frames": facts.export.frames,
+        "state": facts.export.state,
+        "message": facts.export.message,
+    }

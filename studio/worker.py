@@ -1,0 +1,315 @@
+"""The process that owns the model. It takes commands from a pipe and answers with events; it never sees a page.
+
+`main` is the child's side: one backend, one job at a time, a heartbeat every two seconds, and an end as soon as the
+server is gone. `Worker` is the server's side: start, send, receive, kill. Neither imports gradio.
+"""
+
+import contextlib
+import gc
+import importlib
+import logging
+import multiprocessing
+import os
+import queue
+import secrets
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from engine.config import Preset
+from engine.errors import OutOfMemory, StudioError
+from engine.events import (
+    ClipStarted,
+    ClipStep,
+    Event,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    ModelLoading,
+    ModelReady,
+    TakeCommitted,
+)
+
+log = logging.getLogger(__name__)
+BEAT_S = 2.0
+PREVIEW_BYTES = 100_000
+NICE = 5  # below the web server: pages answer while the CPU renders
+
+
+@dataclass(frozen=True)
+class Options:
+    """backend: "module:function" that opens a backend for a preset, in the place of `engine.backends.open_backend`."""
+
+    backend: str = ""
+    threads: int | None = None
+    log_level: int = logging.INFO
+
+
+# Commands
+
+
+@dataclass(frozen=True)
+class Load:
+    preset: Preset
+
+
+@dataclass(frozen=True)
+class Render:
+    job_id: str
+    folder: Path
+    preset: Preset
+    reserve_bytes: int
+
+
+@dataclass(frozen=True)
+class Export:
+    job_id: str
+    folder: Path
+    preset: Preset
+    output: Path
+
+
+@dataclass(frozen=True)
+class Cancel:
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Close: ...
+
+
+Command = Load | Render | Export | Cancel | Close
+
+
+# Answers
+
+
+@dataclass(frozen=True)
+class Beat: ...
+
+
+@dataclass(frozen=True)
+class Happened:
+    """`event` of job `job_id` ("" for the model itself); `preview` is its WebP."""
+
+    job_id: str
+    event: Event
+    preview: bytes | None = None
+
+
+Answer = Beat | Happened
+
+
+def main(connection: Connection, options: Options) -> None:
+    """The child's life: serve commands until the server closes it or goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides when to end
+    logging.basicConfig(level=options.log_level, format="%(asctime)s worker %(levelname)s %(name)s: %(message)s")
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(NICE)
+    Child(connection, options).serve()
+
+
+class Child:
+    """Owns the backend and the pipe's far end."""
+
+    def __init__(self, connection: Connection, options: Options) -> None:
+        self._connection = connection
+        self._options = options
+        self._sending = threading.Lock()
+        self._commands: queue.Queue[Command] = queue.Queue()
+        self._cancelled: set[str] = set()
+        self._backend: Any = None
+        self._preset: Preset | None = None
+
+    def serve(self) -> None:
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        while not isinstance(command := self._commands.get(), Close):
+            match command:
+                case Load():
+                    self._guarded("", lambda preset=command.preset: self._open(preset))
+                case Render():
+                    self._guarded(command.job_id, lambda job=command: self._render(job))
+                case Export():
+                    self._guarded(command.job_id, lambda job=command: self._export(job))
+        self._drop_backend()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                command = self._connection.recv()
+                if isinstance(command, Cancel):
+                    self._cancelled.add(command.job_id)
+                else:
+                    self._commands.put(command)
+        except (EOFError, OSError):
+            os._exit(0)  # the server is gone; the kernel releases the project's lock, the take is not committed
+
+    def _beat(self) -> None:
+        while True:
+            self._answer(Beat())
+            time.sleep(BEAT_S)
+
+    def _answer(self, answer: Answer) -> None:
+        try:
+            with self._sending:
+                self._connection.send(answer)
+        except OSError:
+            os._exit(0)
+
+    def _happened(self, job_id: str, event: Event, preview: bytes | None = None) -> None:
+        self._answer(Happened(job_id, event, preview))
+
+    def _guarded(self, job_id: str, work: Any) -> None:
+        """Run `work`; what goes wrong becomes a `JobFailed`. After a bug the process ends: its state is not to trust."""
+        self._clip_id = ""
+        try:
+            work()
+        except StudioError as err:
+            self._happened(
+                job_id, JobFailed(err.message, err.hint, clip_id=self._clip_id, kind=type(err).__name__)
+            )
+        except Exception as err:
+            error_id = secrets.token_hex(4)
+            log.exception("error %s", error_id)
+            what = "making this clip" if self._clip_id else "loading the model" if not job_id else "this job"
+            self._happened(
+                job_id,
+                JobFailed(
+                    f"Something went wrong while {what}.",
+                    "Finished clips are safe. Try again; the log has the details.",
+                    error_id,
+                    self._clip_id,
+                    type(err).__name__,
+                ),
+            )
+            logging.shutdown()
+            os._exit(3)
+
+    def _open(self, preset: Preset) -> Any:
+        if self._backend is not None and self._preset == preset:
+            return self._backend
+        self._drop_backend()
+        self._happened("", ModelLoading(preset.name))
+        began = time.monotonic()
+        if self._options.backend:
+            module, _, name = self._options.backend.partition(":")
+            backend = getattr(importlib.import_module(module), name)(preset)
+        else:
+            from engine.backends import open_backend
+
+            backend = open_backend(preset, threads=self._options.threads)
+        self._backend, self._preset = backend, preset
+        seconds = time.monotonic() - began
+        log.info("preset %s loaded in %.1f s", preset.name, seconds)
+        self._happened("", ModelReady(preset.name, seconds))
+        return backend
+
+    def _drop_backend(self) -> None:
+        if self._backend is not None:
+            backend, self._backend, self._preset = self._backend, None, None
+            backend.close()
+            del backend
+            gc.collect()
+
+    def _render(self, job: Render) -> None:
+        try:
+            self._render_once(job)
+        except OutOfMemory as err:
+            # The frames of the failed clip are released here, outside the except block that would keep them alive.
+            log.warning("out of memory, loading anew for one more try: %s", err.message)
+            retry = True
+        else:
+            retry = False
+        if retry:
+            self._drop_backend()
+            self._render_once(job)
+
+    def _render_once(self, job: Render) -> None:
+        from engine import film
+        from engine.project.store import Store
+
+        backend = self._open(job.preset)
+        events = film.render(Store(job.folder), backend, job.preset, reserve_bytes=job.reserve_bytes)
+        clips = 0
+        try:
+            for event in events:
+                if isinstance(event, ClipStarted):
+                    self._clip_id = event.clip_id
+                clips += isinstance(event, TakeCommitted)
+                self._send_clip_event(job.job_id, event)
+                if job.job_id in self._cancelled:
+                    events.close()
+                    self._cancelled.discard(job.job_id)
+                    self._happened(job.job_id, JobCancelled(clips))
+                    return
+        finally:
+            events.close()
+        self._happened(job.job_id, JobDone(clips))
+
+    def _send_clip_event(self, job_id: str, event: Event) -> None:
+        preview = None
+        if isinstance(event, ClipStep) and event.preview is not None:
+            from engine.media.video import webp_preview
+
+            preview = webp_preview(list(event.preview), PREVIEW_BYTES)
+            event = replace(event, preview=None)
+        self._happened(job_id, event, preview)
+
+    def _export(self, job: Export) -> None:
+        from engine import film
+        from engine.project.store import Store
+
+        exported = film.export(Store(job.folder), job.preset, job.output)
+        self._happened(job.job_id, exported)
+        self._happened(job.job_id, JobDone(exported.clips))
+
+
+class Worker:
+    """The server's handle on one worker process. Not thread-safe: the queue's thread owns it."""
+
+    def __init__(self, options: Options) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=main, args=(far_end, options), name="studio-worker", daemon=True)
+        self.process.start()
+        far_end.close()
+        self.last_beat = time.monotonic()
+
+    def send(self, command: Command) -> None:
+        """Send; a worker that has just died is noticed by `alive`, not here."""
+        with contextlib.suppress(OSError):
+            self.connection.send(command)
+
+    def receive(self) -> list[Answer]:
+        """Everything that has arrived."""
+        answers: list[Answer] = []
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll():
+                answer = self.connection.recv()
+                self.last_beat = time.monotonic()
+                if not isinstance(answer, Beat):
+                    answers.append(answer)
+        return answers
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def silent_s(self) -> float:
+        return time.monotonic() - self.last_beat
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(5)
+        self.connection.close()
+
+    def close(self, timeout_s: float) -> None:
+        """Ask it to end; kill it after `timeout_s`."""
+        self.send(Close())
+        self.process.join(timeout_s)
+        self.kill()

@@ -1,0 +1,50 @@
+"""Backends the spawned worker opens by name: `tests.studio.backends:slow` and so on."""
+
+import os
+from pathlib import Path
+
+from engine.config import Preset
+from engine.errors import WeightsMissing
+from tests.fakes import ScriptedBackend
+
+
+def fast(preset: Preset) -> ScriptedBackend:
+    return ScriptedBackend()
+
+
+def slow(preset: Preset) -> ScriptedBackend:
+    """A step takes 0.15 s."""
+    return ScriptedBackend(step_s=0.15)
+
+
+def gated(preset: Preset) -> ScriptedBackend:
+    """Steps wait until the file `gate` beside the preset exists, so that a test decides when to go on."""
+    gate = preset.folder / "gate"
+
+    def wait(request: object, step: int) -> None:
+        while not gate.exists():
+            backend._pause.wait(0.02)
+
+    backend = ScriptedBackend(before_step=wait)
+    return backend
+
+
+def buggy(preset: Preset) -> ScriptedBackend:
+    """The second clip meets a bug, once: a file remembers it."""
+    mark = Path(preset.folder / "bug-seen")
+
+    def fail(request: object, step: int) -> None:
+        if request.index == 1 and not mark.exists():
+            mark.touch()
+            raise RuntimeError("illegal access")
+
+    return ScriptedBackend(before_step=fail)
+
+
+def missing(preset: Preset) -> ScriptedBackend:
+    raise WeightsMissing("The weights of this preset are not here.", "Download them first.")
+
+
+def suicidal(preset: Preset) -> ScriptedBackend:
+    """Takes the process down at every clip."""
+    return ScriptedBackend(before_step=lambda request, step: os._exit(9))
