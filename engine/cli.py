@@ -18,7 +18,7 @@ from engine import backends, film, storyboard
 from engine.config import Config, Preset, load_preset, preset_names
 from engine.domain import MAX_SEED, Project, check_num_clips, check_seed, clean_prompt, new_id
 from engine.errors import InputError, StudioError
-from engine.events import Event, FilmExported, JobCancelled, JobDone, JobFailed, ModelLoading
+from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading
 from engine.project.store import Store
 from engine.story.drafter import TemplateDrafter
 from engine.story.prompts import read_prompts
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     say = print_json if args.json else print_line
     try:
+        check_out(getattr(args, "out", None) if args.run is not run_draft else None)
         args.run(args, say)
         return 0
     except StudioError as err:
@@ -219,7 +220,7 @@ def run_regenerate(args: argparse.Namespace, say) -> None:
 def run_export(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     preset = preset_of(store.load(), args.preset)
-    say(export(store, preset, args.out))
+    say(film.export(store, preset, args.out))
 
 
 def run_draft(args: argparse.Namespace, say) -> None:
@@ -278,7 +279,7 @@ def finish(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
     for event in rendered(store, preset):
         say(event)
     if args.out:
-        say(export(store, preset, args.out))
+        say(film.export(store, preset, args.out))
 
 
 def rendered(store: Store, preset: Preset) -> Iterator[Event]:
@@ -292,10 +293,14 @@ def rendered(store: Store, preset: Preset) -> Iterator[Event]:
     yield JobDone(len(store.load().clips))
 
 
-def export(store: Store, preset: Preset, out: Path) -> FilmExported:
+def check_out(out: Path | None) -> None:
+    """Refuse a film name that cannot work before any clip is rendered for it."""
+    if out is None:
+        return
     if out.suffix.lower() != ".mp4":
         raise InputError(f"The film is an MP4: {out.name} must end in .mp4.")
-    return film.export(store, preset, out)
+    if out.is_dir():
+        raise InputError(f"{out.name} is a folder.", "Name the file: --out FILM.mp4.")
 
 
 def preset_of(project: Project, override: str | None) -> Preset:

@@ -79,7 +79,7 @@ class TemplateDrafter:
         ordered = in_cycle(moves)
         last = next((a for p in reversed(so_far) if (a := self.vocabulary.action_of(p)) and a in ordered), None)
         start = last.name if last else before_picture(picture)
-        queue = [] if so_far else list(dict.fromkeys(wanted))
+        queue = [] if so_far else list({action.name: action for action in wanted}.values())
         actions: list[Action] = []
         for _ in range(count):
             action = queue.pop(0) if queue else following(start, ordered)

@@ -1,0 +1,178 @@
+"""The command line: exit codes, one line on stderr, events as JSON. The model is a scripted one."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import backends, cli
+from tests.fakes import ScriptedBackend
+
+
+@pytest.fixture
+def run(tmp_path, preset, monkeypatch, capsys):
+    """Run one command; returns (exit code, stdout lines, stderr)."""
+    opened = []
+
+    def open_backend(preset, **_):
+        opened.append(ScriptedBackend())
+        return opened[-1]
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    monkeypatch.setenv("SVI_RESERVE_BYTES", "0")
+    monkeypatch.setenv("SVI_DATA_DIR", str(tmp_path / "data"))
+    preset_file = str(tmp_path / "tiny.yaml")
+
+    def command(*arguments):
+        words = [str(a) for a in arguments]
+        if words[0] not in ("doctor", "train"):
+            words += ["--preset", preset_file]
+        try:
+            code = cli.main(words)
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err
+
+    command.opened = opened
+    return command
+
+
+def events(lines):
+    return [json.loads(line) for line in lines]
+
+
+def test_generate_makes_a_film_and_ends_with_film_exported(run, tmp_path, picture):
+    (tmp_path / "p.txt").write_text("# story\nnight falls\nfog rolls in\n")
+    code, out, err = run(
+        "generate", "--image", picture, "--prompts", tmp_path / "p.txt", "--out", tmp_path / "f.mp4", "--json"
+    )
+    assert (code, err) == (0, "")
+    last = events(out)[-1]
+    assert last == {
+        "event": "film_exported",
+        "path": str(tmp_path / "f.mp4"),
+        "frames": 2 * 9 - 5,
+        "fps": 8,
+        "clips": 2,
+        "num_frames": 9,
+        "num_motion_frames": 5,
+    }
+    assert [e["event"] for e in events(out)].count("take_committed") == 2
+
+
+def test_generate_on_an_existing_project_continues_it(run, tmp_path, picture):
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--clips", 2, "--project", project)
+    code, out, _ = run("generate", "--project", project, "--prompt", "night", "--clips", 3, "--json")
+    assert code == 0
+    assert [e["index"] for e in events(out) if e["event"] == "clip_started"] == [2]
+    opened = len(run.opened)
+    assert run("generate", "--project", project)[0] == 0
+    assert len(run.opened) == opened, "the model was loaded though nothing was missing"
+
+
+def test_extend_regenerate_and_export(run, tmp_path, picture):
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    _, out, _ = run("extend", "--project", project, "--clips", 2, "--prompt", "fog", "--json")
+    assert events(out)[-1] == {"event": "job_done", "clips": 3}
+    _, out, _ = run("regenerate", "--project", project, "--clip", 2, "--seed", 9, "--json")
+    assert next((e["index"], e["seed"]) for e in events(out) if e["event"] == "clip_started") == (1, 9)
+    assert [e["index"] for e in events(out) if e["event"] == "take_committed"] == [1, 2]
+    _, out, _ = run("regenerate", "--project", project, "--clip", 1, "--only", "--json")
+    assert [e["index"] for e in events(out) if e["event"] == "take_committed"] == [0]
+    _, out, _ = run("export", "--project", project, "--out", tmp_path / "f.mp4", "--json")
+    assert events(out)[-1]["frames"] == 3 * 9 - 2 * 5
+
+
+def test_extend_without_prompts_drafts_them(run, tmp_path, picture):
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    code, out, _ = run("extend", "--project", project, "--json")
+    started = [e for e in events(out) if e["event"] == "clip_started"]
+    assert code == 0 and len(started) == 1 and started[0]["prompt"] != "night"
+
+
+def test_draft_writes_a_file_that_generate_reads(run, tmp_path, picture):
+    code, _, _ = run(
+        "draft", "--image", picture, "--keywords", "dog, street", "--clips", 3, "--out", tmp_path / "s.txt"
+    )
+    assert code == 0
+    assert run("generate", "--image", picture, "--prompts", tmp_path / "s.txt", "--project", tmp_path / "p")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate"],
+        ["generate", "--image", "missing.png", "--prompt", "x"],
+        ["generate", "--image", "PICTURE", "--prompt", ""],
+        ["generate", "--image", "PICTURE", "--prompt", "x" * 10_000],
+        ["generate", "--image", "PICTURE", "--prompts", "missing.txt"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--clips", "0"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--clips", "-1"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--clips", "1000000"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--clips", "two"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--variant", "dance"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--steps", "0"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--seed", "-4"],
+        ["generate", "--image", "PICTURE", "--prompt", "x", "--out", "film.avi"],
+        ["extend", "--project", "missing"],
+        ["regenerate", "--project", "missing", "--clip", "1"],
+        ["export", "--project", "missing", "--out", "f.mp4"],
+        ["draft", "--image", "PICTURE", "--clips", "3", "--keywords", "k" * 10_000],
+        ["bogus"],
+        ["train", "missing.yaml"],
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, picture, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*[picture if a == "PICTURE" else a for a in arguments])
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
+
+
+def test_another_prompt_for_a_finished_clip_is_refused(run, tmp_path, picture):
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    code, _, err = run("generate", "--project", project, "--prompt", "fog")
+    assert code == 2 and "regenerate" in err
+
+
+def test_cancelling_exits_with_130_and_keeps_finished_clips(run, tmp_path, picture, monkeypatch):
+    def interrupt(request, step):
+        if request.index == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backends, "open_backend", lambda preset, **_: ScriptedBackend(before_step=interrupt))
+    project = tmp_path / "film"
+    code, _, err = run("generate", "--image", picture, "--prompt", "night", "--clips", 3, "--project", project)
+    assert code == 130 and "safe" in err
+    assert len(list((project / "takes").glob("[0-9a-f]*"))) == 1
+
+
+@pytest.mark.expects_errors
+def test_our_own_fault_exits_with_1_and_an_id(run, tmp_path, picture, monkeypatch):
+    def explode(request, step):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(backends, "open_backend", lambda preset, **_: ScriptedBackend(before_step=explode))
+    code, _, err = run("generate", "--image", picture, "--prompt", "night", "--project", tmp_path / "film")
+    assert code == 1 and "id " in err and "a bug" not in err
+
+
+def test_a_corrupt_picture_is_refused_and_nothing_is_left_behind(run, tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    code, _, err = run("generate", "--image", path, "--prompt", "x", "--project", tmp_path / "film")
+    assert code == 2 and "InputError" in err
+    assert not (tmp_path / "film" / "project.json").exists()
+
+
+def test_doctor_says_what_runs_here(run):
+    code, out, _ = run("doctor", "--json")
+    report = events(out)[0]
+    assert code == 0 and report["h264_encoder"] is True and "pocket" in report["presets"]
