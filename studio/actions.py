@@ -119,7 +119,7 @@ class Actions:
             chosen = self.library.default if not preset or preset == self.library.default.name else self._other_preset(preset)
             steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
             fields = {"title": title_text(title), "idea": idea_text(keywords)}
-            seed = secrets.randbelow(1_000_000) if seed is None else check_seed(seed)
+            seed = secrets.randbelow(1_000_000) if seed is None else check_seed(whole(seed, "seed"))
 
             def make(folder: Path) -> None:
                 store = film.create(
@@ -361,7 +361,7 @@ class Actions:
 
         self._edit(project_id, f"Redraft from clip {first + 1}", accept)
 
-    def _extend(self, project_id: str, body: Body) -> None:
+    def _extend(self, project_id: str, body: Body) -> dict[str, Any]:
         count = body.get("count", 1)
         forever = count == "forever"
         count = 1 if forever else self._count(count)
@@ -374,7 +374,8 @@ class Actions:
             label = "Add a clip" if count == 1 else f"Add {count} clips"
             self._edit(project_id, label, lambda before: storyboard.append(before, prompts))
         if forever or body.get("generate", count == 1):
-            self._generate(project_id, {**body, "forever": forever})
+            return self._generate(project_id, {**body, "forever": forever})
+        return {}
 
     def _next_prompts(self, project_id: str, project: Project, position: int, count: int) -> tuple[str, ...]:
         """Prompts that continue the story of the first `position` clips."""
@@ -413,6 +414,7 @@ class Actions:
 
     def _set_seed(self, project_id: str, body: Body) -> None:
         clip_id, seed = clip_id_of(body), body.get("seed")
+        seed = None if seed is None else whole(seed, "seed")
         self._refuse_if_live(project_id, clip_id)
         self._edit(project_id, "Change seed", lambda before: storyboard.set_seed(before, clip_id, seed))
 
@@ -455,7 +457,7 @@ class Actions:
         self._refuse_if_live(project_id, clip_id)
         self._check_can_generate(project_id)
         seed = body.get("seed")
-        seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(seed)
+        seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(whole(seed, "seed"))
         shown = {p.clip.id: p.take.digest for p in self.library.snapshot(project_id).plan.clips if p.take}
         number = self.library.project(project_id).clip_index(clip_id) + 1
         self._edit(
@@ -481,14 +483,15 @@ class Actions:
         if steps := steps_of(preset.quality, body.get("quality"), body.get("num_inference_steps")):
             changes["num_inference_steps"] = steps
         if body.get("seed") is not None:
-            changes["seed"] = check_seed(body["seed"])
+            changes["seed"] = check_seed(whole(body["seed"], "seed"))
         if "negative_prompt" in body:
             changes["negative_prompt"] = negative_text(body["negative_prompt"])
         changes = {name: value for name, value in changes.items() if getattr(project, name) != value}
         if set(changes) - {"title", "idea"}:
             self._refuse_while_working(project_id)
         if changes:
-            self._edit(project_id, "Change settings", lambda before: before.model_copy(update=changes))
+            label = "Change settings" if set(changes) - {"title", "idea"} else ""
+            self._edit(project_id, label, lambda before: before.model_copy(update=changes))
 
     def _undo_last(self, project_id: str, body: Body) -> None:
         with self._locks["undo:" + project_id]:
@@ -506,7 +509,7 @@ class Actions:
         self.feed.announce(project_id, f"Undone: {label.lower()}.")
 
     def _edit(self, project_id: str, label: str, change: Callable[[Project], Project]) -> Project:
-        """Apply `change` to the saved project and remember how it was."""
+        """Apply `change` to the saved project and remember how it was; an empty label is not worth an undo."""
         seen: list[Project] = []
 
         def recorded(before: Project) -> Project:
@@ -515,6 +518,9 @@ class Actions:
 
         after = self.library.store(project_id).edit(recorded)
         if after != seen[0]:
+            if not label:
+                self._changed(project_id)
+                return after
             with self._locks["undo:" + project_id]:
                 stack = self._undo[project_id]
                 stack.append((label, seen[0]))

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine.domain import Project
+from engine.domain import Project, Resolution
 from engine.errors import StudioError
 from engine.events import ClipStarted, ClipStep, Event, TakeCommitted
 from engine.project.files import write_atomically
@@ -164,13 +164,12 @@ class Paces:
         except (OSError, ValueError, AttributeError, TypeError):
             log.warning("%s is unreadable: measuring anew", path.name)
 
-    @staticmethod
-    def key(project: Project) -> str:
-        return f"{project.preset}|{project.resolution}|{project.num_inference_steps}"
-
     def of(self, project: Project) -> Pace:
+        return self.at(project.preset, project.resolution, project.num_inference_steps)
+
+    def at(self, preset: str, resolution: Resolution, steps: int) -> Pace:
         with self._lock:
-            kinds = self._measured.get(self.key(project), {})
+            kinds = self._measured.get(_key(preset, resolution, steps), {})
             step, finish = kinds.get("step"), kinds.get("finish")
             return Pace(
                 statistics.median(step) if step else None, statistics.median(finish) if finish else None
@@ -178,7 +177,8 @@ class Paces:
 
     def add(self, project: Project, *, step_s: float | None = None, finish_s: float | None = None) -> None:
         with self._lock:
-            kinds = self._measured.setdefault(self.key(project), {"step": [], "finish": []})
+            key = _key(project.preset, project.resolution, project.num_inference_steps)
+            kinds = self._measured.setdefault(key, {"step": [], "finish": []})
             for kind, value in (("step", step_s), ("finish", finish_s)):
                 if value is not None:
                     kinds[kind] = [*kinds[kind], value][-MEASURED:]
@@ -191,3 +191,7 @@ class Paces:
             write_atomically(self._path, data, point="timings")
         except (OSError, StudioError):
             log.warning("timings could not be saved")
+
+
+def _key(preset: str, resolution: Resolution, steps: int) -> str:
+    return f"{preset}|{resolution}|{steps}"

@@ -1,0 +1,84 @@
+"""Start the studio: `python app.py`, then open the address it prints."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from engine.config import Config
+from engine.errors import ConfigError, StudioError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FIRST_PORT = 7860
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Stable Video Infinity Studio: one picture, a film that keeps going.")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1, this computer only)")
+    parser.add_argument("--port", type=int, help=f"port to listen on (default {FIRST_PORT}, or the next free one)")
+    parser.add_argument("--data-dir", type=Path, help="folder for projects (default ./projects)")
+    parser.add_argument("--preset", help="name of a preset in assets/presets, or a YAML file (default pocket)")
+    parser.add_argument("--public", action="store_true", default=None, help="allow --host to be reachable by others")
+    return parser.parse_args(argv)
+
+
+def configuration(flags: argparse.Namespace) -> Config:
+    """The settings, with a Space's address when it runs in one. Refuses to be reachable by accident."""
+    values = vars(flags)
+    if os.environ.get("SPACE_ID"):  # Spaces puts its own proxy in front
+        values |= {"host": values["host"] or "0.0.0.0", "public": True, "port": values["port"] or FIRST_PORT}
+    config = Config.load(**values)
+    if config.host not in LOOPBACK and not config.public:
+        raise ConfigError(
+            f"--host {config.host} would let others on your network use this studio over plain HTTP.",
+            "Add --public if that is what you want.",
+        )
+    return config.model_copy(update={"port": free_port(config.host, config.port)})
+
+
+def free_port(host: str, wanted: int | None) -> int:
+    """`wanted`, or the first free port from 7860 on."""
+    for port in [wanted] if wanted else range(FIRST_PORT, FIRST_PORT + 100):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return port
+            except OSError:
+                continue
+    raise ConfigError(f"Port {wanted or FIRST_PORT} is in use on {host}.", "Choose another one with --port.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # it would log addresses, and those hold tokens
+    stopped = threading.Event()
+    for name in ("SIGTERM", "SIGINT"):
+        signal.signal(getattr(signal, name), lambda *_: stopped.set())
+    try:
+        config = configuration(arguments(argv))
+        from studio import build
+
+        app = build(config)
+    except StudioError as err:
+        print(err, file=sys.stderr)
+        return 2
+    try:
+        app.launch()
+        print(f"Studio: http://{config.host}:{config.port}  (projects in {app.studio.data})", flush=True)
+        while not stopped.wait(0.5):
+            pass
+        print("Stopping: finished clips are kept.", flush=True)
+    finally:
+        app.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
