@@ -6,6 +6,7 @@ of codes fitted for that action alone, and the codec's ceiling. An action that f
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine.config import Preset
 from engine.diffusion.flow import euler_step, sigma_schedule, velocity_from_latents
+from engine.errors import ConfigError
 from engine.evaluation.metrics import affine_fit, psnr
-from engine.models.pocket import PocketComponents, condition_latents
+from engine.models.pocket import PocketComponents, condition_latents, load_components
 from engine.training.dataset import HELD_OUT, find_photos, fit_photo, load_photo, toy_scenes
-from engine.training.world import ACTIONS, NUM_FRAMES, Action, perform, transition
+from engine.training.world import ACTIONS, BY_NAME, NUM_FRAMES, Action, perform, transition
 
 CODEC_GATE = 29.0
 STAY_MARGIN = 3.0
@@ -56,22 +59,46 @@ class Report:
 
     @property
     def passed(self) -> list[str]:
-        return [action.name for action in ACTIONS if action.name in self.photos and self.photos[action.name].passes(action)]
+        return [name for name, figures in self.photos.items() if figures.passes(BY_NAME[name])]
 
     def as_dict(self) -> dict:
+        """Plain values, in the order of the vocabulary."""
         return {**asdict(self), "passed": self.passed}
 
-    def table(self) -> str:
-        """Markdown table, one row per action."""
-        rows = ["| action | photos: generated / nothing moves / linear map / ceiling | worst photo | toy scenes | gate |", "|---|---|---|---|---|"]
-        for name, at in self.photos.items():
-            toy = self.toys.get(name)
-            toys = f"{toy.generated:.1f} / {toy.still:.1f} / {toy.linear:.1f} / {toy.ceiling:.1f}" if toy else "-"
-            gate = "passes" if name in self.passed else "FAILS"
-            rows.append(f"| {name} | **{at.generated:.1f}** / {at.still:.1f} / {at.linear:.1f} / {at.ceiling:.1f} | {at.worst:.1f} | {toys} | {gate} |")
-        height, width = self.size
-        rows.append(f"\nLast frame, PSNR in dB, {width}x{height}, {self.num_inference_steps} step(s). Codec on photographs: {self.codec:.1f} dB.")
-        return "\n".join(rows)
+
+def run(preset: Preset, *, sheet: Path | None = None) -> dict:
+    """`report` for the model and the sampling settings of a pocket preset, as plain values."""
+    if preset.family != "pocket":
+        raise ConfigError(f"The preset “{preset.name}” is not a pocket model.", "Use the preset “pocket”.")
+    width, height = preset.resolutions[0]
+    components = load_components(preset.path(preset.model))
+    measured = report(
+        components,
+        size=(height, width),
+        num_inference_steps=preset.num_inference_steps,
+        shift=preset.shift,
+        sheet=sheet,
+    )
+    return measured.as_dict()
+
+
+def table(measured: dict) -> str:
+    """The values of `run` as a Markdown table, one row per action."""
+    rows = [
+        "| action | photographs: generated / nothing moves / linear map / codec | worst | toy scenes | gate |",
+        "|---|---|---|---|---|",
+    ]
+    for name, photos in measured["photos"].items():
+        toys = _cells(measured["toys"][name]) if measured["toys"] else "-"
+        gate = "passes" if name in measured["passed"] else "fails"
+        rows.append(f"| {name} | {_cells(photos)} | {photos['worst']:.1f} | {toys} | {gate} |")
+    height, width = measured["size"]
+    steps = measured["num_inference_steps"]
+    rows.append(
+        f"\nPSNR in dB of the last frame against the true one, mean over {len(HELD_OUT)} held-out photographs; "
+        f"{width}×{height}, {steps} sampling steps. Codec alone on still photographs: {measured['codec']:.1f}."
+    )
+    return "\n".join(rows)
 
 
 def report(
@@ -112,6 +139,11 @@ def report(
     )
 
 
+def score(measured: Report) -> float:
+    """One number to keep the best weights by: mean PSNR of the generated last frames on photographs."""
+    return sum(figures.generated for figures in measured.photos.values()) / len(measured.photos)
+
+
 def prompt(action: Action) -> str:
     return action.phrases[1 if action.kind == "stay" else 0].format(subject=PROMPT_SUBJECT)
 
@@ -122,7 +154,12 @@ def held_out_photos(size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    components: PocketComponents, pictures: Tensor, prompts: list[str], num_inference_steps: int, shift: float, seed: int = 0
+    components: PocketComponents,
+    pictures: Tensor,
+    prompts: list[str],
+    num_inference_steps: int,
+    shift: float,
+    seed: int = 0,
 ) -> Tensor:
     """Clips (B, 3, 25, H, W) from one condition frame and grey padding, without guidance; one picture at a time."""
     generator = torch.Generator().manual_seed(seed)
@@ -136,14 +173,19 @@ def generate(
 
 
 def sample(
-    components: PocketComponents, pixels: Tensor, embeds: Tensor, num_inference_steps: int, shift: float, generator: torch.Generator
+    components: PocketComponents,
+    pixels: Tensor,
+    embeds: Tensor,
+    num_inference_steps: int,
+    shift: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """Pixels of one Euler run under the condition video `pixels`."""
     condition = condition_latents(components.codec, pixels)
     channels = components.codec.latent_channels
     latents = torch.randn(condition[:, :channels].shape, generator=generator)
     sigmas = sigma_schedule(num_inference_steps, shift)
-    for sigma, next_sigma in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, next_sigma in pairwise(sigmas):
         timestep = torch.full((len(latents),), 1000 * sigma)
         clean = components.transformer(torch.cat([latents, condition], 1), timestep, embeds, return_dict=False)[0]
         latents = euler_step(latents, velocity_from_latents(latents, clean, sigma), sigma, next_sigma)
@@ -172,6 +214,10 @@ def write_sheet(columns: list[Tensor], path: Path) -> None:
     pixels = torch.cat(strips, dim=1).permute(1, 2, 0).add(1).mul(127.5).round().clamp(0, 255)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.numpy().astype(np.uint8)).save(path)
+
+
+def _cells(figures: dict[str, float]) -> str:
+    return " / ".join(f"{figures[name]:.1f}" for name in ("generated", "still", "linear", "ceiling"))
 
 
 def _rows(latents: Tensor) -> Tensor:

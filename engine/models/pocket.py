@@ -1,11 +1,12 @@
 """The pocket model: a real `WanTransformer3DModel` of a few million parameters, with its codec and text encoder.
 
 The transformer predicts the clean latents (prediction "sample"); the velocity is (noisy − clean) / sigma. Before any
-training it is set analytically to repeat latent frame 0 of its condition: the first layer's attention fetches, for every
-token, the frame-0 token of the same place, and the last layer reads it out. Training only adds what a prompt changes.
-Everything is stored in diffusers and transformers layout under one folder (assets/pocket).
+training it is set analytically to repeat latent frame 0 of its condition: the first layer's attention fetches, for
+every token, the frame-0 token of the same place, and the last layer reads it out. Training only adds what a prompt
+changes. Everything is stored in diffusers and transformers layout under one folder (assets/pocket).
 """
 
+import copy
 import json
 import math
 from dataclasses import dataclass
@@ -75,9 +76,11 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32, device: st
     if missing:
         raise WeightsMissing(
             f"The pocket model in {folder} lacks {', '.join(missing)}.",
-            "Restore assets/pocket from the repository, or train it: python -m engine train assets/presets/train-pocket-base.yaml",
+            "Restore assets/pocket, or train: python -m engine train assets/presets/train-pocket-base.yaml",
         )
-    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=dtype, local_files_only=True)
+    transformer = WanTransformer3DModel.from_pretrained(
+        folder / "transformer", torch_dtype=dtype, local_files_only=True
+    )
     encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
     text = PocketText(tokenizer, encoder.to(device).eval(), tokenizer.model_max_length)
@@ -90,13 +93,12 @@ def save_components(components: PocketComponents, folder: Path, dtype: torch.dty
     components.codec.save(folder / "codec")
     components.encode_text.tokenizer.save_pretrained(folder / "tokenizer")
     for name, model in (("transformer", components.transformer), ("text_encoder", components.encode_text.encoder)):
-        weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
-        model.save_pretrained(folder / name, state_dict=weights)
+        copy.deepcopy(model).to(dtype).save_pretrained(folder / name)
     _drop_versions(folder)
 
 
 def condition_latents(codec: PocketCodec, pixels: Tensor) -> Tensor:
-    """Condition of the transformer (B, 4 + C, f, h, w): a mask that is 1 in latent frame 0, and the encoded pixel video."""
+    """Condition (B, 4 + C, f, h, w): a mask that is 1 in latent frame 0, and the encoded pixel video (svi.md §1.2)."""
     latents = codec.encode(pixels)
     mask = latents.new_zeros(latents.shape[0], MASK_CHANNELS, *latents.shape[2:])
     mask[:, :, 0] = 1
@@ -110,7 +112,12 @@ def build_text(words: list[str], shape: PocketShape) -> PocketText:
     vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *sorted(set(words))])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{N}]+"), " "), normalizers.Strip()]
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"[^\p{L}\p{N}]+"), " "),
+            normalizers.Strip(),
+        ]
     )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -215,13 +222,12 @@ class _Identity:
         """Residual branches that write random features to the free part and nothing elsewhere."""
         block.scale_shift_table.zero_()
         block.scale_shift_table[:, (2, 5)] = 1.0
-        if isinstance(block.norm2, nn.Identity) is False and block.norm2.weight is not None:
-            block.norm2.weight.fill_(1.0)
-        for layer, std in ((block.attn1.to_q, 0.3), (block.attn1.to_k, 0.3), (block.attn1.to_v, 0.3), (block.attn2.to_q, 0.3), (block.ffn.net[0].proj, 0.25)):
+        own, text, ffn = block.attn1, block.attn2, block.ffn.net
+        for layer, std in ((own.to_q, 0.3), (own.to_k, 0.3), (own.to_v, 0.3), (text.to_q, 0.3), (ffn[0].proj, 0.25)):
             nn.init.normal_(layer.weight, std=std)
             layer.weight[:, list(self.pair)] = 0.0
             layer.bias.zero_()
-        for layer, std in ((block.attn1.to_out[0], 0.04), (block.attn2.to_out[0], 0.3), (block.ffn.net[2], 0.03)):
+        for layer, std in ((own.to_out[0], 0.04), (text.to_out[0], 0.3), (ffn[2], 0.03)):
             layer.weight.zero_(), layer.bias.zero_()
             layer.weight[list(self.free)] = std * torch.randn(len(self.free), layer.weight.shape[1])
 
@@ -237,7 +243,7 @@ class _Identity:
             for pair in (*height[:3], *width[:3]):
                 attention.to_q.bias[head[pair]] = attention.to_k.bias[head[pair]] = amplitude
             self._select(attention, head)
-            for lane, (source, target) in zip(head, part):
+            for lane, (source, target) in zip(head, part, strict=False):
                 attention.to_v.weight[lane] = self._reads(source)
                 attention.to_out[0].weight[:, lane] = 0.0
                 attention.to_out[0].weight[target, lane] = 1.0

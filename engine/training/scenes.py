@@ -46,8 +46,9 @@ def toy(rng: np.random.Generator, height: int, width: int) -> Picture:
             inside = ((x - cx) / aspect) ** 2 + ((y - cy) * aspect) ** 2 < size**2
         else:
             angle = rng.uniform(0, np.pi)
-            u, v = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle), (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
-            inside = (abs(u) < size * aspect) & (abs(v) < size / aspect)
+            along = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
+            across = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+            inside = (abs(along) < size * aspect) & (abs(across) < size / aspect)
         _paint(picture, inside, rng.uniform(0, 1, 3))
     return np.clip(picture, 0, 1).astype(np.float32)
 
@@ -95,7 +96,8 @@ def _house(rng: np.random.Generator, picture: Picture, x: np.ndarray, y: np.ndar
     _paint(picture, (y < ceiling) & (y > ceiling - roof * (1 - slope)) & (slope < 1.1), rng.uniform(0.1, 0.7, 3))
     pane = max(size / 6, 2)
     windows = ((x - left) % (2 * pane) > pane) & ((y - ceiling) % (2.5 * pane) > 1.4 * pane)
-    _paint(picture, windows & (x < right - pane / 2) & (x > left) & (y < floor - pane) & (y > ceiling), rng.uniform(0.3, 1, 3))
+    front = (x < right - pane / 2) & (x > left) & (y < floor - pane) & (y > ceiling)
+    _paint(picture, windows & front, rng.uniform(0.3, 1, 3))
 
 
 def _tree(rng: np.random.Generator, picture: Picture, x: np.ndarray, y: np.ndarray) -> None:

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from engine.diffusion.flow import add_noise, shift_sigma
 from engine.errors import ConfigError, TrainingError
-from engine.evaluation.pocket_gates import Report, report
+from engine.evaluation.pocket_gates import report, score
 from engine.models import pocket, pocket_codec
 from engine.models.pocket import PocketComponents, PocketShape, PocketText
 from engine.training import world
 from engine.training.checkpoint import load_checkpoint, random_state, restore_random, save_checkpoint
 from engine.training.dataset import Batch, PictureSource, condition_pixels, make_batch
+from engine.training.publish import publish
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class TrainingConfig(Settings):
     """Everything a run depends on. Paths are relative to the working directory."""
 
     output: Path
-    export: Path | None = None
+    publish_to: Path | None = None
     seed: int = 0
     num_scenes: int = Field(300, ge=1)
     photo_share: float = Field(0.6, ge=0, le=1)
@@ -134,20 +135,22 @@ def read_config(path: Path) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as err:
-        raise ConfigError(f"There is no training file {path}.", "Start from assets/presets/train-pocket-base.yaml.") from err
+        raise ConfigError(f"There is no training file {path}.", "Start from train-pocket-base.yaml.") from err
     except (ValidationError, yaml.YAMLError) as err:
-        raise ConfigError(f"The training file {path.name} is not valid: {err}", "Compare it with train-pocket-base.yaml.") from err
+        raise ConfigError(f"{path.name} is not a training file: {err}", "Compare train-pocket-base.yaml.") from err
 
 
-def train(config: TrainingConfig, *, resume: bool = True, until: int | None = None) -> Iterator[dict[str, Any]]:
-    """Train and yield one dict per event: "step", "gates", "checkpoint", "export".
+def train(recipe: Path, *, until: int | None = None) -> Iterator[dict[str, Any]]:
+    """Run the training file `recipe`, or go on where it stopped, and yield a record per event.
 
-    Stops after `until` steps, after the last phase, on SIGTERM, or when closed; every way leaves a checkpoint.
+    Kinds: "step", "gates", "best", "checkpoint", "published". Stops after `until` steps, after the last phase, on
+    SIGTERM, or when closed; every way leaves a checkpoint.
     """
+    config = read_config(recipe)
     checkpoint = config.output / "checkpoint.pt"
     source = PictureSource(num_scenes=config.num_scenes, photo_share=config.photo_share, seed=config.seed)
     state = start(config, source)
-    if resume and checkpoint.exists():
+    if checkpoint.exists():
         restore(state, load_checkpoint(checkpoint))
     config.output.mkdir(parents=True, exist_ok=True)
     end = min(config.num_steps, until if until is not None else config.num_steps)
@@ -169,6 +172,9 @@ def train(config: TrainingConfig, *, resume: bool = True, until: int | None = No
         finally:
             save_checkpoint(checkpoint, snapshot(state))
         yield _record(journal, "checkpoint", step=state.step)
+        if config.publish_to and state.step == config.num_steps:
+            measured, replaced = publish(config.output / "best", config.publish_to)
+            yield _record(journal, "published", replaced=replaced, passed=measured.passed, score=score(measured))
 
 
 def start(config: TrainingConfig, source: PictureSource) -> TrainingState:
@@ -196,7 +202,7 @@ def start(config: TrainingConfig, source: PictureSource) -> TrainingState:
 def train_step(
     state: TrainingState, config: TrainingConfig, source: PictureSource, alter: Callable[[Tensor], Tensor] | None = None
 ) -> dict[str, float]:
-    """One update. `alter`, if given, changes the condition latents (B, 4 + C, f, h, w): the place for injected errors."""
+    """One update. `alter`, if given, maps condition latents (B, 4 + C, f, h, w): the place for injected errors."""
     batch = draw_batch(config, source, state)
     with torch.no_grad():
         latents = state.components.codec.encode(batch.clips)
@@ -207,9 +213,10 @@ def train_step(
     noise = torch.randn(latents.shape, generator=state.noise)
     noisy = add_noise(latents, noise, sigma)
     embeds = state.components.encode_text(batch.captions)
-    predicted = state.components.transformer(torch.cat([noisy, condition], 1), 1000 * sigma.flatten(), embeds, return_dict=False)[0]
-    error = loss_weights(state.components.codec, latents.shape[2], config.last_frame_weight) * (predicted - latents).square()
-    loss = error.sum(1).mean()
+    seen = torch.cat([noisy, condition], dim=1)
+    predicted = state.components.transformer(seen, 1000 * sigma.flatten(), embeds, return_dict=False)[0]
+    weights = loss_weights(state.components.codec, latents.shape[2], config.last_frame_weight)
+    loss = (weights * (predicted - latents).square()).sum(1).mean()
     rate = config.learning_rate(state.step)
     norm = _update(state, loss, rate, config)
     return {"loss": loss.item(), "gradient_norm": norm, "learning_rate": rate, "clips": len(latents)}
@@ -295,17 +302,13 @@ def restore(state: TrainingState, saved: dict[str, Any]) -> None:
         state.components.codec.load_state_dict(saved["codec"])
     except (RuntimeError, KeyError) as err:
         raise TrainingError(
-            "The checkpoint belongs to a model of another shape.", "Use another output folder, or the settings it was made with."
+            "The checkpoint belongs to a model of another shape.",
+            "Use another output folder, or the settings it was made with.",
         ) from err
     state.optimizer.load_state_dict(saved["optimizer"])
     restore_random(state.pictures, saved["pictures"])
     state.noise.set_state(saved["noise"])
     state.step, state.best = saved["step"], saved["best"]
-
-
-def score(measured: Report) -> float:
-    """One number to keep the best weights by: the mean shortfall against the gates' 28 dB, capped per action."""
-    return sum(min(figures.generated, figures.ceiling) for figures in measured.photos.values()) / len(measured.photos)
 
 
 def _update(state: TrainingState, loss: Tensor, rate: float, config: TrainingConfig) -> float:
@@ -332,12 +335,12 @@ def _evaluate(state: TrainingState, config: TrainingConfig, journal) -> Iterator
     if score(measured) > state.best:
         state.best = score(measured)
         pocket.save_components(state.average, config.output / "best")
-        yield _record(journal, "export", step=state.step, folder=str(config.output / "best"))
+        yield _record(journal, "best", step=state.step, folder=str(config.output / "best"))
 
 
 def _record(journal, kind: str, **values: Any) -> dict[str, Any]:
     rounded = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in values.items()}
-    entry = {"event": kind, **rounded}
+    entry = {"kind": kind, **rounded}
     journal.write(json.dumps(entry) + "\n")
     journal.flush()
     return entry

@@ -171,14 +171,21 @@ ACTIONS: tuple[Action, ...] = (
 )
 BY_NAME = {action.name: action for action in ACTIONS}
 
-SUBJECTS = tuple(
-    "the harbour|the city|an old town|the valley|a quiet street|the mountains|the lake|the castle|a small house|the cat|"
-    "the forest|a garden|the sea|the bridge|a boat on the water|the field|the temple|a lonely tree|the woman|a man in a coat|"
-    "the street market|the tower|the village|a dog in the grass|the river|the desert|the beach|the train station|"
-    "a lighthouse|the road|the hills|the island|the picture|the scene|the whole view|a child by the window|the square".split("|")
-)
-OPENINGS = ("", "", "", "", "a wide shot, ", "cinematic, ", "slowly, ", "now ", "then ", "and ", "in this clip, ", "over time, ")
-ENDINGS = ("", "", "", "", ", slowly", ", cinematic", " little by little", " again", ", high detail", ", beautiful", " as time passes")
+SUBJECTS = (
+    "the harbour", "the city", "an old town", "the valley", "a quiet street", "the mountains", "the lake", "the castle",
+    "a small house", "the cat", "the forest", "a garden", "the sea", "the bridge", "a boat on the water", "the field",
+    "the temple", "a lonely tree", "the woman", "a man in a coat", "the street market", "the tower", "the village",
+    "a dog in the grass", "the river", "the desert", "the beach", "the train station", "a lighthouse", "the road",
+    "the hills", "the island", "the picture", "the scene", "the whole view", "a child by the window", "the square",
+)  # fmt: skip
+OPENINGS = (
+    "", "", "", "", "a wide shot, ", "cinematic, ", "slowly, ", "now ", "then ", "and ", "in this clip, ",
+    "over time, ",
+)  # fmt: skip
+ENDINGS = (
+    "", "", "", "", ", slowly", ", cinematic", " little by little", " again", ", high detail", ", beautiful",
+    " as time passes",
+)  # fmt: skip
 
 
 def ease(frame: Tensor) -> Tensor:

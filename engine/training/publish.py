@@ -1,0 +1,56 @@
+"""Puts a trained pocket model into the folder that is shipped, unless a better one is there already."""
+
+import json
+from pathlib import Path
+
+from engine.evaluation.pocket_gates import SHIPPED_SIZE, Report, report, score
+from engine.models.pocket import load_components, save_components
+from engine.training.world import ACTIONS
+
+NUM_INFERENCE_STEPS = 4
+
+
+def publish(trained: Path, folder: Path, *, size: tuple[int, int] = SHIPPED_SIZE) -> tuple[Report, bool]:
+    """Measure the model in `trained` at the shipped size and copy it to `folder` if it beats the one there.
+
+    Returns the figures, and whether the model was copied. The vocabulary lists only actions that passed their gate.
+    """
+    components = load_components(trained)
+    measured = report(components, size=size, num_inference_steps=NUM_INFERENCE_STEPS)
+    if score(measured) <= shipped_score(folder):
+        return measured, False
+    save_components(components, folder)
+    text = json.dumps(vocabulary(measured), indent=2, ensure_ascii=False)
+    (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+    return measured, True
+
+
+def shipped_score(folder: Path) -> float:
+    """The score of the model in `folder`, −∞ when there is none."""
+    path = folder / "vocabulary.json"
+    return json.loads(path.read_text(encoding="utf-8"))["score"] if path.is_file() else float("-inf")
+
+
+def vocabulary(measured: Report) -> dict:
+    """What the model may be asked for: name, kind, phrases, keywords and figures of each action that passed."""
+    actions = [
+        {
+            "name": action.name,
+            "kind": action.kind,
+            "phrases": list(action.phrases),
+            "keywords": list(action.keywords),
+            "figures": {
+                name: round(getattr(measured.photos[action.name], name), 2)
+                for name in ("generated", "still", "linear", "ceiling", "worst")
+            },
+        }
+        for action in ACTIONS
+        if action.name in measured.passed
+    ]
+    return {
+        "actions": actions,
+        "score": round(score(measured), 3),
+        "codec": round(measured.codec, 2),
+        "size": list(measured.size),
+        "num_inference_steps": measured.num_inference_steps,
+    }
