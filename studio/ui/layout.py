@@ -1,0 +1,141 @@
+"""The one screen: top bar, setup beside the player, storyboard below. Puts the panels together and nothing else."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from engine.domain import Resolution
+from engine.errors import StudioError
+from studio.routes import PREFIX
+from studio.ui import intake, stage, storyboard, theme
+from studio.ui.parts import FOLDER
+
+if TYPE_CHECKING:
+    from studio import Studio
+
+SCRIPTS = ("page.js", "player.js", "storyboard.js")
+TITLE = "Stable Video Infinity Studio"
+NO_CHANGE: dict[str, Any] = {}
+
+# Carries JSON in as `value` and the page's private events out. Its template is empty for good (rule S1).
+BRIDGE = """
+const events = ["create", "example", "restore", "refresh"];
+window.svi.mount("bridge", element, trigger, props, watch);
+"""
+
+
+def build(studio: "Studio", *, api: "Callable[[Studio], object] | None" = None) -> tuple[gr.Blocks, dict[str, Any]]:
+    """The page, and the arguments of `launch()` that belong to it. `api` may add public endpoints of its own."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        stage.build_top()
+        with gr.Row(elem_id="bench", equal_height=False):
+            with gr.Column(elem_id="setup", scale=0, min_width=320):
+                panel = intake.build(studio.preset)
+            with gr.Column(elem_id="stage", scale=1):
+                stage.build()
+        storyboard.build()
+        bridge = gr.HTML(html_template="<i></i>", js_on_load=BRIDGE, apply_default_css=False, elem_id="bridge")
+        intake.bind(panel)
+        bind(studio, page, bridge, panel)
+        if api:
+            api(studio)
+    return page, {"theme": theme.build(), "head": head()}
+
+
+def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intake) -> None:
+    """The private events: what needs Gradio's upload or fills Gradio's fields."""
+
+    def welcome() -> dict[str, Any]:
+        return {"setup": setup(studio)}
+
+    def create(
+        event: gr.EventData,
+        picture: str | None,
+        keywords: str,
+        variant: str,
+        quality: str,
+        title: str,
+        seed: float | None,
+        steps: float | None,
+        negative_prompt: str,
+    ) -> dict[str, Any]:
+        def make() -> Any:
+            named = studio.preset.quality.get(quality)
+            return studio.actions.create(
+                str(getattr(event, "owner", "")),
+                picture,
+                keywords=keywords or "",
+                variant=variant,
+                quality=quality or "",
+                title=title or "",
+                seed=None if seed is None else int(seed),
+                num_inference_steps=None if steps in (None, named) else int(steps),
+                negative_prompt=negative_prompt or "",
+                original_name=str(getattr(event, "name", ""))[:200],
+            )
+
+        return answer(event, make)
+
+    def example(event: gr.EventData) -> dict[str, Any]:
+        return answer(
+            event, lambda: studio.actions.open_example(str(getattr(event, "owner", "")), str(getattr(event, "name", ""))), drafted=True
+        )
+
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    fields = [panel.image, panel.keywords, panel.variant, panel.quality, panel.title, panel.seed, panel.steps, panel.negative_prompt]
+    page.load(welcome, outputs=bridge, **private)
+    bridge.create(create, inputs=fields, outputs=bridge, trigger_mode="once", **private)
+    bridge.example(example, outputs=bridge, trigger_mode="once", **private)
+    bridge.refresh(welcome, outputs=bridge, **private)
+    bridge.restore(fn=None, js="() => window.svi.setupValues()", outputs=panel.restored)
+
+
+def answer(event: gr.EventData, make: "Callable[[], Any]", *, drafted: bool = False) -> dict[str, Any]:
+    """The created project, or the error in words. `nonce` makes two equal answers differ, so that both arrive."""
+    nonce = str(getattr(event, "nonce", ""))
+    try:
+        created = make()
+    except StudioError as err:
+        return {"answer": {"nonce": nonce, "message": err.message, "hint": err.hint}}
+    return {
+        "answer": {"nonce": nonce, "project_id": created.project_id, "token": created.token, "drafted": drafted}
+    }
+
+
+def setup(studio: "Studio") -> dict[str, Any]:
+    preset = studio.preset
+    examples = [
+        {"name": e.name, "title": e.title, "poster_url": f"{PREFIX}/examples/{e.name}/poster" if e.poster else None}
+        for e in studio.actions.examples()
+    ]
+    return intake.setup(preset, machine=machine(studio), seconds_a_clip=seconds_a_clip(studio), examples=examples)
+
+
+def machine(studio: "Studio") -> str:
+    """What runs here, in a sentence; nothing that was not measured is promised."""
+    preset = studio.preset
+    width, height = preset.resolutions[0]
+    seconds = preset.num_frames / preset.fps
+    size = f"Clips are {Resolution(width, height)} or the nearest shape to your picture, {seconds:.1f} s each."
+    return f"It runs the {preset.title} model. {preset.description} {size}".strip()
+
+
+def seconds_a_clip(studio: "Studio") -> dict[str, float | None]:
+    """Measured seconds a clip takes by quality, None where nothing has been measured yet."""
+    preset, paces = studio.preset, studio.queue.paces
+    resolution = preset.offered_resolutions()[0]
+    measured = {}
+    for name, steps in preset.quality.items():
+        pace = paces.at(preset.name, resolution, steps) if hasattr(paces, "at") else None
+        measured[name] = pace.clip_s(steps) if pace else None
+    return measured
+
+
+def head() -> str:
+    """Styles and scripts inline: nothing is fetched, and they are there before the first component mounts."""
+    css = theme.variables() + (FOLDER / "style.css").read_text(encoding="utf-8")
+    scripts = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    if "</style" in css or "</script" in scripts:
+        raise ValueError("a style or script would end its own element")
+    return f"<style>{css}</style>\n<script>{scripts}</script>"

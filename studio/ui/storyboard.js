@@ -1,0 +1,479 @@
+// The storyboard: one card per clip, keyed by id and patched in place. A field that has focus or unsent text is never
+// touched. Knows the cards only; svi (page.js) sends, the player plays.
+(() => {
+  "use strict";
+
+  const { svi } = window;
+  const { el, icon, text, show } = svi;
+  const MAX_PROMPT = 1000;
+  const STATUS = {
+    draft: "Draft", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
+  };
+
+  svi.mounts.storyboard = (element) => { svi.parts.storyboard = new Storyboard(element); };
+
+  class Storyboard {
+    constructor(root) {
+      this.root = root;
+      const at = (name) => root.querySelector(`[data-at=${name}]`);
+      this.list = at("cards");
+      this.empty = at("noCards");
+      this.count = at("count");
+      this.end = at("end");
+      this.moves = at("boardMoves");
+      this.movesTitle = at("boardMovesTitle");
+      this.cards = new Map();
+      this.active = null;
+      this.lastPrompt = null;
+      this.dragged = null;
+      at("endAdd").append(icon("plus"), "Add an empty clip");
+      at("endAdd").addEventListener("click", () => this.insert(null));
+      for (const button of root.querySelectorAll("[data-extend]")) {
+        const count = button.dataset.extend;
+        button.addEventListener("click", () => svi.extend(count === "forever" ? count : Number(count)));
+      }
+      this.list.addEventListener("focusin", (event) => this.activate(event.target.closest("[data-clip]")?.dataset.clip));
+      this.list.addEventListener("dragover", (event) => this.dragOver(event));
+      this.list.addEventListener("drop", (event) => this.drop(event));
+    }
+
+    // ---- patching --------------------------------------------------------------------------------------------------
+
+    update(state) {
+      this.state = state;
+      const { clips } = state;
+      const ids = new Set(clips.map((clip) => clip.id));
+      const focused = document.activeElement?.closest?.("[data-clip]");
+      for (const [id, card] of this.cards) {
+        if (ids.has(id)) continue;
+        const next = card.node.nextElementSibling ?? card.node.previousElementSibling;
+        const hadFocus = card.node === focused;
+        card.node.remove();
+        this.cards.delete(id);
+        if (hadFocus) next?.focus();
+      }
+      let place = this.list.firstElementChild;
+      for (const clip of clips) {
+        const card = this.cards.get(clip.id) ?? this.build(clip);
+        if (card.node === place) place = place.nextElementSibling;
+        else this.put(card.node, place);
+        this.patch(card, clip, state);
+      }
+      if (!this.active || !ids.has(this.active)) this.activate(clips[0]?.id);
+      show(this.empty, clips.length === 0);
+      show(this.end, clips.length > 0 && !state.view_only);
+      text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
+      this.drawMoves(state);
+    }
+
+    // Moves a card without taking focus or caret away from it.
+    put(node, before) {
+      if (node.isConnected && this.list.moveBefore) { this.list.moveBefore(node, before); return; }
+      const focused = node.contains(document.activeElement) ? document.activeElement : null;
+      const range = focused && "selectionStart" in focused ? [focused.selectionStart, focused.selectionEnd] : null;
+      this.list.insertBefore(node, before);
+      if (focused) { focused.focus({ preventScroll: true }); if (range) try { focused.setSelectionRange(...range); } catch { /* number */ } }
+    }
+
+    build({ id }) {
+      const node = el("li.card", { tabIndex: -1 });
+      node.dataset.clip = id;
+      const card = { id, node, shown: {} };
+      const part = (name, made) => (card[name] = made);
+      const mine = () => this.state.clips.find((clip) => clip.id === id);
+      card.clip = mine;
+
+      node.append(
+        el("div.shot", {},
+          part("image", el("img", { alt: "", loading: "lazy", decoding: "async", hidden: true })),
+          part("blank", el("span.blank", {})),
+          part("tag", el("span.tag", { hidden: true }, "preview")),
+          part("time", el("span.span", {})),
+          part("progress", el("span.progress", { hidden: true }, el("i", {})))),
+        el("div.card-head", {},
+          part("number", el("span.number", {})),
+          part("status", el("span.status", {})),
+          part("handle", el("span.grip", { draggable: true, title: "Drag to move", "aria-hidden": "true" }, icon("grip"))),
+          part("menu", el("button.quiet.more", { type: "button", tabIndex: -1, "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => this.menu(card) }, icon("more")))),
+        part("prompt", el("textarea", {
+          rows: 3, maxLength: MAX_PROMPT, tabIndex: -1, spellcheck: true, dir: "auto",
+          oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
+          onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
+        })),
+        part("hint", el("p.hint", { hidden: true })),
+        part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
+          part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")))),
+        part("badge", el("div.badge", { hidden: true }, part("badgeText", el("span", {})),
+          part("renew", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => this.regenerate(card) }, "Regenerate")))),
+        el("div.card-foot", {},
+          part("takes", el("div.takes", { hidden: true, role: "group" },
+            part("earlier", el("button.quiet.tiny", { type: "button", tabIndex: -1, onclick: () => this.take(card, -1) }, icon("left"))),
+            part("takeText", el("span", {})),
+            part("later", el("button.quiet.tiny", { type: "button", tabIndex: -1, onclick: () => this.take(card, 1) }, icon("right"))))),
+          el("label.seed", {}, "seed", part("seed", el("input", {
+            type: "number", min: 0, max: 2147483647, step: 1, tabIndex: -1, inputMode: "numeric",
+            onchange: () => this.seedChanged(card), onblur: () => this.patch(card, mine() ?? card.shown, this.state),
+          })))),
+      );
+      node.addEventListener("click", (event) => { if (!event.target.closest("button, textarea, input, a")) { this.select(card); } });
+      card.handle.addEventListener("dragstart", (event) => this.dragStart(event, card));
+      card.handle.addEventListener("dragend", () => this.dragEnd());
+      this.cards.set(id, card);
+      return card;
+    }
+
+    patch(card, clip, state) {
+      if (!clip?.id) return;
+      const locked = state.view_only || !clip.editable;
+      const signature = JSON.stringify([clip, state.view_only, state.project.fps, state.vocabulary?.length]);
+      const { node } = card;
+      if (signature === card.signature && !card.stalePrompt) return;
+      card.signature = signature;
+      card.shown = clip;
+
+      node.dataset.status = clip.status;
+      node.setAttribute("aria-label", `Clip ${clip.number}, ${STATUS[clip.status] ?? clip.status}`);
+      text(card.number, String(clip.number));
+      text(card.time, `${svi.clock(clip.start_s)} – ${svi.clock(clip.end_s)}`);
+      const step = clip.status === "running" && clip.of ? ` ${clip.step} / ${clip.of}` : "";
+      text(card.status, (STATUS[clip.status] ?? clip.status) + step);
+
+      const preview = clip.status === "running" && clip.preview_url;
+      this.picture(card, preview || clip.poster_url, !!preview);
+      show(card.tag, !!preview);
+      show(card.progress, clip.status === "running");
+      card.progress.firstElementChild.style.width = `${clip.of ? (100 * clip.step) / clip.of : 0}%`;
+      text(card.blank, clip.status === "running" ? "first preview on its way" : clip.status === "queued" ? "waiting" : "not rendered");
+
+      // The field belongs to whoever types in it.
+      const unsent = svi.waiting("set_prompt", clip.id);
+      const old = card.acknowledged && state.rev < card.acknowledged;
+      card.stalePrompt = false;
+      if (document.activeElement === card.prompt || unsent || old) {
+        if (unsent && document.activeElement !== card.prompt && card.prompt.value !== unsent.prompt) card.prompt.value = unsent.prompt;
+        card.stalePrompt = true;
+      } else if (card.prompt.value !== clip.prompt) card.prompt.value = clip.prompt;
+      card.prompt.readOnly = locked;
+      card.prompt.setAttribute("aria-label", `Prompt of clip ${clip.number}`);
+      if (document.activeElement !== card.prompt) this.hint(card);
+
+      if (document.activeElement !== card.seed && !svi.waiting("set_seed", clip.id)) card.seed.value = String(clip.seed);
+      card.seed.readOnly = locked;
+      card.seed.classList.toggle("own", clip.seed_is_own);
+      card.seed.title = clip.seed_is_own ? "A seed of this clip’s own" : "From the film’s seed";
+      card.seed.setAttribute("aria-label", `Seed of clip ${clip.number}`);
+
+      const takes = clip.takes ?? [];
+      const index = takes.findIndex((take) => take.shown);
+      show(card.takes, takes.length > 0);
+      card.takes.setAttribute("aria-label", `Takes of clip ${clip.number}`);
+      text(card.takeText, takes.length ? `take ${index + 1 || "–"} of ${takes.length}` : "");
+      for (const [button, by, name] of [[card.earlier, -1, "Earlier take"], [card.later, 1, "Later take"]]) {
+        show(button, takes.length > 1);
+        button.setAttribute("aria-label", `${name} of clip ${clip.number}`);
+        button.disabled = locked || index < 0 || !takes[index + by];
+      }
+
+      show(card.badge, !!clip.badge);
+      text(card.badgeText, clip.badge ?? "");
+      show(card.renew, clip.status === "stale" && !locked);
+      show(card.problem, !!clip.error);
+      if (clip.error) text(card.problemText, [clip.error.message, clip.error.hint, clip.error.id && `Error ${clip.error.id}`].filter(Boolean).join(" "));
+      show(card.retry, clip.status === "failed" && !state.view_only);
+      show(card.menu, true);
+      card.menu.setAttribute("aria-label", `More for clip ${clip.number}`);
+      show(card.handle, !locked);
+    }
+
+    picture({ image, blank, id }, url, moving) {
+      show(image, !!url);
+      show(blank, !url);
+      if (!url || image.dataset.url === url) return;
+      image.dataset.url = url;
+      if (!(moving && svi.calm())) { image.src = url; return; }
+      const still = new Image();  // reduced motion: the first frame of the preview only
+      still.onload = () => {
+        if (image.dataset.url !== url) return;
+        const canvas = el("canvas", { width: still.naturalWidth, height: still.naturalHeight });
+        canvas.getContext("2d").drawImage(still, 0, 0);
+        image.src = canvas.toDataURL();
+      };
+      still.src = url;
+      this.cards.get(id).still = still;
+    }
+
+    // Honest about what the embedded model can do with this prompt.
+    hint(card) {
+      const move = svi.moveIn(card.prompt.value);
+      const words = move === null && card.prompt.value.trim()
+        ? "No move the embedded model knows is in this prompt: the picture will hardly change. Pick one from the list above." : "";
+      text(card.hint, words);
+      show(card.hint, !!words);
+    }
+
+    drawMoves(state) {
+      const moves = state.vocabulary ?? [];
+      const shown = moves.length > 0 && state.clips.length > 0 && !state.view_only;
+      show(this.moves.parentElement, shown);
+      const key = moves.map((action) => action.name).join("|");
+      if (!shown || this.movesKey === key) return;
+      this.movesKey = key;
+      this.moves.replaceChildren(...moves.map((action) => el("button.chip", {
+        type: "button", "aria-label": `Use “${action.name}” in the selected clip’s prompt`,
+        onmousedown: (event) => event.preventDefault(), onclick: () => this.usePhrase(action),
+      }, action.name)));
+    }
+
+    usePhrase(action) {
+      const card = this.cards.get(this.active);
+      if (!card || card.prompt.readOnly) { svi.say("Choose a clip that can be edited first."); return; }
+      card.prompt.focus();
+      card.prompt.select();
+      const phrase = svi.chip(action);
+      // insertText keeps the browser's own undo; the fallback does not.
+      if (!document.execCommand("insertText", false, phrase)) { card.prompt.value = phrase; this.typed(card); }
+      svi.say(`Clip ${card.shown.number}: ${phrase}`);
+    }
+
+    // ---- editing ---------------------------------------------------------------------------------------------------
+
+    typed(card) {
+      this.hint(card);
+      card.node.removeAttribute("data-refused");
+      const prompt = card.prompt.value;
+      if (prompt.trim()) { svi.edit("set_prompt", { clip_id: card.id, prompt }); text(card.problemText, ""); show(card.problem, false); }
+      else { text(card.problemText, "Write what should happen in this clip. The last text is kept."); show(card.problem, true); }
+    }
+
+    left(card) {
+      if (!card.prompt.value.trim()) { card.prompt.value = card.shown.prompt; show(card.problem, false); }
+      if (this.state) this.patch(card, card.clip() ?? card.shown, this.state);
+    }
+
+    seedChanged(card) {
+      const seed = Number(card.seed.value);
+      if (card.seed.value === "") svi.edit("set_seed", { clip_id: card.id, seed: null }, { soon: true });
+      else if (Number.isInteger(seed) && seed >= 0 && seed <= 2147483647) svi.edit("set_seed", { clip_id: card.id, seed }, { soon: true });
+      else card.seed.value = String(card.shown.seed);
+    }
+
+    acknowledged(edit, rev) {
+      const card = this.cards.get(edit.clip_id);
+      if (card && rev) card.acknowledged = rev;
+    }
+
+    // Shows a refusal on the card it belongs to; false when it belongs to none.
+    refused(edit, problem) {
+      const card = this.cards.get(edit.clip_id);
+      if (!card) return false;
+      text(card.problemText, [problem.message, problem.hint].filter(Boolean).join(" "));
+      show(card.retry, false);
+      show(card.problem, true);
+      card.node.dataset.refused = "true";
+      return true;
+    }
+
+    take(card, by) {
+      const { takes } = card.shown, index = takes.findIndex((take) => take.shown), wanted = takes[index + by];
+      if (wanted) svi.act("pin", { clip_id: card.id, digest: wanted.digest });
+    }
+
+    async insert(after) {
+      const answer = await svi.act("insert", { after: after ?? this.state.clips.at(-1)?.id ?? null });
+      if (!answer?.clip_id) return;
+      await svi.poll();
+      for (let tries = 0; tries < 40 && !this.cards.has(answer.clip_id); tries += 1) await new Promise((resolve) => setTimeout(resolve, 50));
+      const card = this.cards.get(answer.clip_id);
+      card?.prompt.focus();
+      card?.prompt.select();
+    }
+
+    async move(card, to) {
+      const count = this.state.clips.length;
+      if (to < 0 || to >= count || to === card.shown.index) return;
+      const first = Math.min(to, card.shown.index);
+      const finished = this.state.clips.slice(first).filter((clip) => clip.takes.length).length;
+      if (await svi.act("move", { clip_id: card.id, to })) {
+        svi.say(`Clip moved to place ${to + 1} of ${count}.${finished ? " Finished clips after it are kept and marked out of date." : ""}`);
+      }
+    }
+
+    async remove(card) {
+      const { number } = card.shown;
+      if (await svi.act("delete", { clip_id: card.id })) svi.offerUndo(`Clip ${number} removed.`);
+    }
+
+    async regenerate(card) {
+      const clip = card.shown, { clips } = this.state;
+      const later = clips.slice(clip.index + 1).filter((one) => one.takes.length).length;
+      const each = svi.setup.quality?.find((row) => row.name === this.state.project.quality)?.seconds;
+      const time = (count) => (each ? `, ${svi.about(each * count)}` : "");
+      const choice = (value, title, note, checked) => el("label.choice", {},
+        el("input", { type: "radio", name: "scope", value, checked }), el("span", {}, el("strong", {}, title), el("small", {}, note)));
+      const soften = this.state.project.variant === "shot" ? " In Shot the reference picture softens the jump." : "";
+      const prompt = el("textarea", { rows: 3, maxLength: MAX_PROMPT, value: card.prompt.value, "aria-label": "Prompt", dir: "auto" });
+      const body = el("div", {},
+        el("p", {}, later
+          ? `Clip ${clip.number + 1} continues the last frames of clip ${clip.number}. ${later} finished clip${later === 1 ? "" : "s"} after it would no longer fit.`
+          : "The clip is made again with another seed. The earlier take is kept."),
+        prompt,
+        el("div.choices", { role: "radiogroup", "aria-label": "What to make again" },
+          choice("this_and_after", "This clip and everything after", `${later + 1} clip${later ? "s" : ""}${time(later + 1)}`, true),
+          choice("only_this", "Only this clip", `the join to the next clip may jump${time(1)}.${soften}`, false)));
+      const answer = await svi.dialog(`Regenerate clip ${clip.number}`, body, [
+        { label: "Cancel", answer: null },
+        { label: "Regenerate", kind: "accent", answer: () => ({ scope: body.querySelector("input:checked").value, prompt: prompt.value }) },
+      ]);
+      if (!answer) return;
+      const details = { clip_id: card.id, scope: answer.scope };
+      if (answer.prompt.trim() && answer.prompt !== card.prompt.value) details.prompt = answer.prompt;
+      await svi.during("Starting…", () => svi.act("regenerate", details));
+    }
+
+    async redraft(card) {
+      const clip = card.shown, later = this.state.clips.length - clip.index - 1;
+      const finished = this.state.clips.slice(clip.index).filter((one) => one.takes.length).length;
+      const yes = await svi.dialog(`Redraft from clip ${clip.number}`, el("p", {},
+        `Clips before it stay. The prompts of clip ${clip.number}${later ? ` and the ${later} after it` : ""} are written again.` +
+        (finished ? ` ${finished} finished clip${finished === 1 ? " is" : "s are"} replaced when you generate; you can undo.` : "")),
+      [{ label: "Cancel", answer: null }, { label: "Redraft", answer: true, kind: "accent" }]);
+      if (yes && (await svi.during("Drafting…", () => svi.act("redraft_from", { clip_id: card.id })))) svi.offerUndo(`Redrafted from clip ${clip.number}.`);
+    }
+
+    menu(card) {
+      const clip = card.shown, { view_only, clips, film } = this.state;
+      const segment = film.segments.find((one) => one.clip_id === clip.id);
+      const locked = clip.editable ? "" : "this clip is being rendered";
+      const items = [];
+      if (!view_only) {
+        items.push(
+          { label: "Regenerate…", off: clip.takes.length ? locked : "not rendered yet", run: () => this.regenerate(card) },
+          { label: "Redraft from here…", off: locked, run: () => this.redraft(card) }, "line",
+          { label: "Insert a clip after", run: () => this.insert(clip.id) },
+          { label: "Duplicate", run: () => svi.act("duplicate", { clip_id: clip.id }) },
+          { label: "Move up", note: "Alt + ↑", off: clip.index === 0 ? "already first" : locked, run: () => this.move(card, clip.index - 1) },
+          { label: "Move down", note: "Alt + ↓", off: clip.index === clips.length - 1 ? "already last" : locked, run: () => this.move(card, clip.index + 1) }, "line");
+      }
+      items.push({ label: "Play from here", off: segment ? "" : "not rendered yet", run: () => { svi.parts.player?.seek(segment.start_s); svi.parts.player?.play(); } });
+      items.push({ label: "Download clip", off: segment ? "" : "not rendered yet", run: () => this.download(clip, segment) });
+      if (!view_only) items.push("line", { label: "Delete", note: "with undo", off: locked, run: () => this.remove(card) });
+      svi.menu(card.menu, items);
+    }
+
+    // Init and fragments of one clip make a playable file by themselves.
+    async download(clip, segment) {
+      try {
+        const parts = await Promise.all([this.state.film.init_url, segment.url].map(async (url) => {
+          const reply = await svi.media(url);
+          if (!reply.ok) throw new Error(`media answered ${reply.status}`);
+          return reply.arrayBuffer();
+        }));
+        const link = el("a", { href: URL.createObjectURL(new Blob(parts, { type: "video/mp4" })), download: `clip-${String(clip.number).padStart(3, "0")}.mp4` });
+        document.body.append(link);
+        link.click();
+        link.remove();
+        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+      } catch { svi.complain({ message: "The clip could not be downloaded.", hint: "Try again when the connection is back." }); }
+    }
+
+    // ---- selection and keys ----------------------------------------------------------------------------------------
+
+    // One tab stop for the whole board: the active card and what is on it.
+    activate(id) {
+      if (!id || id === this.active) return;
+      for (const [one, index] of [[this.active, -1], [id, 0]]) {
+        const card = this.cards.get(one);
+        if (!card) continue;
+        card.node.tabIndex = index;
+        card.node.toggleAttribute("data-active", index === 0);
+        for (const control of card.node.querySelectorAll("button, textarea, input")) control.tabIndex = index;
+      }
+      this.active = id;
+    }
+
+    select(card) {
+      card.node.focus({ preventScroll: true });
+      svi.parts.player?.showClip(card.id);
+    }
+
+    playing(id) {
+      if (this.lit === id) return;
+      this.cards.get(this.lit)?.node.removeAttribute("data-playing");
+      this.cards.get(id)?.node.setAttribute("data-playing", "");
+      this.lit = id;
+    }
+
+    focused() {
+      const card = document.activeElement?.closest?.("#storyboard [data-clip]");
+      return card ? this.cards.get(card.dataset.clip) : null;
+    }
+
+    commandEnter() {
+      const card = this.focused();
+      if (!card || this.state.view_only || !card.shown.takes.length || !card.shown.editable) return false;
+      this.regenerate(card);
+      return true;
+    }
+
+    key(event) {
+      const card = this.focused();
+      if (!card || document.activeElement !== card.node) return false;
+      const { index } = card.shown, { clips, view_only } = this.state;
+      if (event.altKey) {
+        if (view_only || !["ArrowUp", "ArrowDown"].includes(event.key)) return false;
+        this.move(card, index + (event.key === "ArrowUp" ? -1 : 1));
+        return true;
+      }
+      const to = { ArrowLeft: index - 1, ArrowUp: index - 1, ArrowRight: index + 1, ArrowDown: index + 1, Home: 0, End: clips.length - 1 }[event.key];
+      if (to !== undefined && !event.shiftKey) {
+        const next = this.cards.get(clips[Math.min(Math.max(0, to), clips.length - 1)].id);
+        next.node.focus();
+        next.node.scrollIntoView({ block: "nearest", behavior: svi.calm() ? "auto" : "smooth" });
+        svi.parts.player?.showClip(next.id);
+        return true;
+      }
+      if (event.key === "Enter") { card.prompt.focus(); card.prompt.setSelectionRange(card.prompt.value.length, card.prompt.value.length); return true; }
+      if (event.key === "Delete" && !view_only && card.shown.editable) { this.remove(card); return true; }
+      return false;
+    }
+
+    // ---- dragging (Move up and Move down do the same without a mouse) ------------------------------------------------
+
+    dragStart(event, card) {
+      this.dragged = card;
+      event.dataTransfer.effectAllowed = "move";
+      event.dataTransfer.setData("text/plain", "");
+      event.dataTransfer.setDragImage(card.node, 20, 20);
+      requestAnimationFrame(() => card.node.setAttribute("data-dragged", ""));
+    }
+
+    dragOver(event) {
+      if (!this.dragged) return;
+      event.preventDefault();
+      const over = event.target.closest("[data-clip]");
+      for (const node of this.list.querySelectorAll("[data-drop]")) if (node !== over) node.removeAttribute("data-drop");
+      if (!over || over === this.dragged.node) return;
+      const box = over.getBoundingClientRect();
+      over.dataset.drop = event.clientX < box.left + box.width / 2 ? "before" : "after";
+    }
+
+    drop(event) {
+      if (!this.dragged) return;
+      event.preventDefault();
+      const over = event.target.closest("[data-clip]"), { dragged } = this;
+      const target = over && this.cards.get(over.dataset.clip);
+      if (target && target !== dragged) {
+        let to = target.shown.index + (over.dataset.drop === "after" ? 1 : 0);
+        if (to > dragged.shown.index) to -= 1;
+        this.move(dragged, to);
+      }
+      this.dragEnd();
+    }
+
+    dragEnd() {
+      this.dragged?.node.removeAttribute("data-dragged");
+      for (const node of this.list.querySelectorAll("[data-drop]")) node.removeAttribute("data-drop");
+      this.dragged = null;
+    }
+  }
+})();
