@@ -1,5 +1,6 @@
 """Every part of Wan image-to-video, the real classes with random weights at any size: for the speed bench and tests."""
 
+import re
 import string
 from dataclasses import dataclass
 
@@ -88,13 +89,26 @@ def build(size: WanSize, *, seed: int = 0, takes_picture: bool = True) -> WanMod
                 projection_dim=size.image_dim,
             )
         )
-        for name, parameter in transformer.named_parameters():
-            if "norm" in name:  # they start as ones and zeros, which would hide a norm left out or mistaken for another
-                parameter.data += 0.2 * torch.randn_like(parameter)
+        make_sensitive(transformer, vae)
     parts = (transformer, vae, text_encoder, image_encoder)
     for module in parts:
         module.eval().requires_grad_(False)
     return WanModules(transformer, vae, text_encoder, tokenizer, image_encoder if takes_picture else None)
+
+
+@torch.no_grad()
+def make_sensitive(transformer: WanTransformer3DModel, vae: AutoencoderKLWan) -> None:
+    """Let the output depend on every input: at their usual start the parts hardly react to padding or prompt, and norms
+    of ones and zeros would hide one that is left out or mistaken for another."""
+    for name, parameter in transformer.named_parameters():
+        if "norm" in name:
+            parameter += 0.2 * torch.randn_like(parameter)
+        elif parameter.ndim == 5 or (parameter.ndim == 2 and re.search("attn|ffn|text_embedder", name)):
+            parameter *= 2
+    for name, parameter in vae.named_parameters():
+        if parameter.ndim >= 4 and name.startswith(("encoder", "decoder")):
+            parameter *= 2 if name.startswith("encoder") else 1.3
+    vae.quant_conv.weight *= 4
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -26,7 +26,7 @@ def tiny_components(tiny_preset):
 
 @pytest.fixture(scope="session")
 def clip_request() -> Callable[..., ClipRequest]:
-    """Makes a request for 9 frames of 32×32; `num_condition_frames` random frames unless `condition_frames` is given."""
+    """Makes a request for 9 frames of 32×32 with random condition frames; keywords replace fields."""
 
     def make(*, num_condition_frames: int = 1, **changes) -> ClipRequest:
         pictures = np.random.default_rng(7).integers(0, 256, (num_condition_frames + 1, 32, 32, 3), dtype=np.uint8)
@@ -52,3 +52,11 @@ def clip_request() -> Callable[..., ClipRequest]:
         return ClipRequest(**values | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untrained_pocket(tmp_path_factory) -> Preset:
+    """A preset whose weights are a pocket model of the shipped architecture before any training."""
+    from tests.engine.models.tiny import write_untrained_pocket
+
+    return write_untrained_pocket(tmp_path_factory.mktemp("pocket"))

@@ -38,15 +38,16 @@ def damage(folder, change) -> None:
 
 @torch.inference_mode()
 def test_the_codec_normalises_the_posterior_mean_as_upstream_does(tiny_components, stock):
-    pixels = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    """Folded convolutions add in another order: latents reach about ±8 here."""
+    pixels = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     mean = torch.tensor(stock.vae.config.latents_mean).view(1, 16, 1, 1, 1)
     std = torch.tensor(stock.vae.config.latents_std).view(1, 16, 1, 1, 1)
     expected = (stock.vae.encode(pixels).latent_dist.mode() - mean) / std
     latents = tiny_components.codec.encode(pixels)
     assert latents.shape == (1, 16, 3, 4, 4)
-    torch.testing.assert_close(latents, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(latents, expected, rtol=0, atol=3e-5)
     decoded = stock.vae.decode(expected * std + mean).sample
-    torch.testing.assert_close(tiny_components.codec.decode(expected), decoded, rtol=0, atol=5e-6)
+    torch.testing.assert_close(tiny_components.codec.decode(expected), decoded, rtol=0, atol=3e-5)
 
 
 def test_the_vae_runs_in_float32_and_untiled(tiny_components):

@@ -1,0 +1,283 @@
+import dataclasses
+import html
+from itertools import pairwise
+
+import ftfy
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine import faults, film
+from engine.backends import open_backend
+from engine.backends.local import LocalBackend, set_threads, to_frames
+from engine.config import VariantPreset
+from engine.errors import GenerationError, OutOfMemory, WeightsMismatch
+from engine.events import TakeCommitted
+from engine.models.lora import MODULES_PER_BLOCK
+from engine.models.untrained import WanSize, build
+
+
+@pytest.fixture
+def backend(tiny_preset):
+    return LocalBackend.open(tiny_preset, threads=1)
+
+
+def frames_of(backend, request) -> np.ndarray:
+    *_, result = backend.generate(request)
+    return result.frames
+
+
+@torch.no_grad()
+def slow_reference(request, preset) -> np.ndarray:
+    """One clip written straight from svi.md §8 with diffusers' own modules: no cache, no folding, no sharing."""
+    modules = build(WanSize())
+    width, height = request.resolution.width, request.resolution.height
+
+    def embed(text):
+        cleaned = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+        tokens = modules.tokenizer(
+            [cleaned], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
+        )
+        hidden = modules.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        hidden[:, int(tokens.attention_mask.sum()) :] = 0
+        return hidden
+
+    def pixels(picture):
+        return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) * (2 / 255) - 1
+
+    video = torch.zeros(1, 3, request.num_frames, height, width)
+    for index in range(request.num_frames):
+        if index < len(request.condition_frames):
+            video[0, :, index] = pixels(request.condition_frames[index])
+        elif request.variant == "shot":
+            video[0, :, index] = pixels(request.anchor)
+    mean = torch.tensor(modules.vae.config.latents_mean).view(1, 16, 1, 1, 1)
+    std = torch.tensor(modules.vae.config.latents_std).view(1, 16, 1, 1, 1)
+    latents = (modules.vae.encode(video).latent_dist.mode() - mean) / std
+    mask = torch.zeros(1, 4, *latents.shape[2:])
+    mask[:, :, 0] = 1
+    y = torch.cat([mask, latents], dim=1)
+
+    square = torch.nn.functional.interpolate(video[:, :, 0], size=(32, 32), mode="bicubic", align_corners=False)
+    clip_mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    clip_std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    clip = modules.image_encoder(((square + 1) / 2 - clip_mean) / clip_std, output_hidden_states=True).hidden_states[-2]
+
+    steps = request.num_inference_steps
+    sigmas = [preset.shift * s / (1 + (preset.shift - 1) * s) for s in (1 - i / steps for i in range(steps))] + [0.0]
+    x = torch.randn(latents.shape, generator=torch.Generator().manual_seed(request.seed))
+    texts = [embed(request.prompt), embed(request.negative_prompt)]
+    for sigma, next_sigma in pairwise(sigmas):
+        timestep = torch.tensor([1000 * sigma])
+        with_text, without = (
+            modules.transformer(torch.cat([x, y], dim=1), timestep, text, clip).sample for text in texts
+        )
+        x = x + (without + request.guidance_scale * (with_text - without)) * (next_sigma - sigma)
+    decoded = modules.vae.decode(x * std + mean).sample[0]
+    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_condition_frames"), [("shot", 1), ("film", 1), ("film", 5)], ids=["shot", "film 1", "film 2"]
+)
+def test_a_whole_clip_equals_the_slow_reference(backend, tiny_preset, clip_request, variant, num_condition_frames):
+    request = clip_request(variant=variant, num_condition_frames=num_condition_frames)
+    difference = np.abs(frames_of(backend, request).astype(int) - slow_reference(request, tiny_preset))
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.05
+
+
+def test_the_reference_notices_a_wrong_detail(backend, tiny_preset, clip_request):
+    """The tiny model is not blind: what the paper's variants differ in changes its pictures."""
+    request = clip_request(num_condition_frames=5)
+    frames = frames_of(backend, request).astype(int)
+    for changed in (
+        dataclasses.replace(request, variant="shot"),
+        dataclasses.replace(request, condition_frames=request.condition_frames[:4]),
+        dataclasses.replace(request, condition_frames=request.condition_frames[::-1]),
+        dataclasses.replace(request, prompt="night falls"),
+        dataclasses.replace(request, guidance_scale=4.0),
+        dataclasses.replace(request, num_inference_steps=4),
+    ):
+        assert np.abs(slow_reference(changed, tiny_preset) - frames).max() > 1
+
+
+def test_two_clips_with_one_prompt_ask_the_text_encoder_once(backend, clip_request):
+    for seed in (1, 2):
+        frames_of(backend, clip_request(seed=seed, guidance_scale=1.0))
+    assert backend.counters.text_encoder_calls == 1
+    assert backend.counters.frames_encoded == 2 * 9
+    assert backend.counters.image_encoder_calls == 2
+    assert backend.counters.clips_decoded == 2
+    assert backend.counters.transformer_passes == 2 * 3
+    assert backend.counters.lora_fusions == 0
+    assert backend.counters.model_moves == 0
+
+
+def test_guidance_costs_a_second_pass_and_the_negative_prompt_once(backend, clip_request):
+    for prompt in ("a", "b"):
+        frames_of(backend, clip_request(prompt=prompt, guidance_scale=5.0))
+    assert backend.counters.text_encoder_calls == 3
+    assert backend.counters.transformer_passes == 2 * 3 * 2
+
+
+def test_a_closed_generator_does_no_more_work(backend, clip_request):
+    steps = backend.generate(clip_request(num_inference_steps=8, guidance_scale=1.0))
+    next(steps)
+    steps.close()
+    assert backend.counters.transformer_passes == 1
+    assert backend.counters.clips_decoded == 0
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_suspended_clip_leaves_the_callers_autograd_alone(backend, clip_request):
+    steps = backend.generate(clip_request())
+    next(steps)
+    assert not torch.is_inference_mode_enabled()
+    weight = torch.ones(2, requires_grad=True)
+    weight.sum().backward()
+    steps.close()
+
+
+def test_timings_name_the_phases(backend, clip_request):
+    *_, result = backend.generate(clip_request())
+    assert {"text", "condition", "denoise", "decode", "uint8"} <= result.timings.keys()
+    assert all(seconds >= 0 for seconds in result.timings.values())
+    assert result.timings["denoise"] > 0
+
+
+def test_latents_that_are_no_numbers_are_an_error_not_a_black_clip(backend, clip_request):
+    with torch.no_grad():
+        backend.components.transformer.proj_out.bias[0] = torch.nan
+    with pytest.raises(GenerationError, match="Clip 1 broke down"):
+        frames_of(backend, clip_request())
+
+
+@pytest.mark.parametrize("point", ["clip.encoded", "clip.denoised", "clip.decoded"])
+def test_running_out_of_memory_is_named_and_the_next_clip_works(backend, clip_request, point):
+    expected = frames_of(backend, clip_request())
+    with faults.injected(f"{point}:oom"), pytest.raises(OutOfMemory, match="Clip 1 needs more memory") as raised:
+        frames_of(backend, clip_request())
+    assert raised.value.__cause__ is None and raised.value.__context__ is None  # nothing keeps the tensors alive
+    assert np.array_equal(frames_of(backend, clip_request()), expected)
+
+
+def test_an_allocation_that_torch_refuses_is_out_of_memory(backend, clip_request):
+    def allocate_too_much(*_):
+        torch.empty(10**15, dtype=torch.uint8)
+
+    backend.components.transformer.patch_embedding.register_forward_hook(allocate_too_much)
+    with pytest.raises(OutOfMemory):
+        frames_of(backend, clip_request())
+
+
+def test_a_bug_is_not_taken_for_lack_of_memory(backend, clip_request):
+    def fail(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    backend.components.transformer.patch_embedding.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        frames_of(backend, clip_request())
+
+
+def test_a_model_that_loads_announces_itself(tiny_preset):
+    with faults.injected("model.loaded:oom"), pytest.raises(MemoryError):
+        LocalBackend.open(tiny_preset, threads=1)
+
+
+def lora_file(path, transformer, seed):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for index in range(len(transformer.blocks)):
+        for layer in MODULES_PER_BLOCK:
+            linear = transformer.get_submodule(f"blocks.{index}.{layer}")
+            name = f"transformer.blocks.{index}.{layer}"
+            tensors[f"{name}.lora_A.weight"] = torch.randn(2, linear.in_features, generator=generator)
+            tensors[f"{name}.lora_B.weight"] = torch.randn(linear.out_features, 2, generator=generator)
+    save_file(tensors, path)
+    return str(path)
+
+
+@pytest.fixture
+def backend_with_loras(tiny_preset, backend, tmp_path):
+    """Shot and Film each with their own LoRA."""
+    transformer = backend.components.transformer
+    variants = {
+        name: VariantPreset(lora=lora_file(tmp_path / f"{name}.safetensors", transformer, seed))
+        for seed, name in enumerate(("shot", "film"))
+    }
+    return LocalBackend(backend.components, tiny_preset.model_copy(update={"variants": variants}))
+
+
+def test_switching_variants_back_and_forth_gives_the_same_frames(backend_with_loras, clip_request):
+    shot, film = clip_request(variant="shot"), clip_request(variant="film")
+    first = frames_of(backend_with_loras, shot)
+    frames_of(backend_with_loras, film)
+    assert np.array_equal(frames_of(backend_with_loras, shot), first)
+    assert backend_with_loras.counters.lora_fusions == 3
+
+
+def test_a_lora_is_fused_once_for_many_clips(backend_with_loras, clip_request):
+    for seed in (1, 2, 3):
+        frames_of(backend_with_loras, clip_request(seed=seed))
+    assert backend_with_loras.counters.lora_fusions == 1
+
+
+def test_strength_0_is_the_base_model(backend, backend_with_loras, clip_request):
+    base = frames_of(backend, clip_request())
+    changed = frames_of(backend_with_loras, clip_request())
+    assert not np.array_equal(changed, base)
+    assert np.array_equal(frames_of(backend_with_loras, clip_request(lora_strength=0.0)), base)
+
+
+def test_a_lora_of_another_model_is_refused_before_any_step(tiny_preset, backend, clip_request, tmp_path):
+    bigger = build(WanSize(num_layers=3)).transformer
+    variants = {"film": VariantPreset(lora=lora_file(tmp_path / "big.safetensors", bigger, 0))}
+    other = LocalBackend(backend.components, tiny_preset.model_copy(update={"variants": variants}))
+    with pytest.raises(WeightsMismatch, match="First unknown key"):
+        frames_of(other, clip_request())
+    assert other.counters.transformer_passes == 0
+
+
+def test_rounding_is_to_the_nearest_level_or_down_as_upstream():
+    levels = torch.tensor([-1.2, -1.0, -0.4981, 0.0, 0.99, 1.0, 3.0])  # −0.4981 is 63.99, 0.0 is 127.5
+    pixels = levels.view(1, 1, 1, 1, -1).expand(1, 3, 1, 1, -1)
+    assert to_frames(pixels, "round")[0, 0, :, 0].tolist() == [0, 0, 64, 128, 254, 255, 255]
+    assert to_frames(pixels, "floor")[0, 0, :, 0].tolist() == [0, 0, 63, 127, 253, 255, 255]
+
+
+def test_threads_are_set_only_when_told_to_or_free_to(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        set_threads(2)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        set_threads(None)
+        assert torch.get_num_threads() == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+        set_threads(None)
+        assert torch.get_num_threads() == 7
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_closed_backend_can_be_closed_again(tiny_preset):
+    backend = LocalBackend.open(tiny_preset, threads=1)
+    backend.close()
+    backend.close()
+
+
+def test_a_film_of_three_clips_renders_from_a_preset_on_disk(tiny_preset, picture, tmp_path):
+    """The command line's path: preset file, project folder, film loop, local folders of weights."""
+    store = film.create(tmp_path / "film", picture, tiny_preset, prompts=["night falls", "fog rolls in", "rain"])
+    backend = open_backend(tiny_preset, threads=1)
+    events = list(film.render(store, backend, tiny_preset))
+    committed = [event for event in events if isinstance(event, TakeCommitted)]
+    assert [event.frames for event in committed] == [9, 4, 4]
+    assert film.plan(store, tiny_preset).next is None
+    assert film.export(store, tiny_preset, tmp_path / "film.mp4").frames == 17
+    assert backend.counters.text_encoder_calls == 4  # three prompts and the negative one
+    assert backend.counters.frames_encoded == 3 * 9
