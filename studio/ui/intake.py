@@ -31,14 +31,6 @@ QUALITY_NOTE = '<p class="under" data-at="quality"></p>'
 AFTER = """
 <button type="button" class="plain wide" id="redraft" hidden>Draft the storyline again</button>
 <p class="under" data-at="source"></p>
-<div class="machine">
-  <h3>What this computer can do</h3>
-  <p class="under" data-at="machine"></p>
-  <div data-at="moves" hidden>
-    <p class="under">The embedded model knows these moves:</p>
-    <div class="chips" data-at="moveList"></div>
-  </div>
-</div>
 """
 
 

@@ -427,9 +427,11 @@
       show(at.stop, !!stop?.enabled && !state.view_only);
       text(at.stopLabel, stop?.label || "Stop");
       show(at.extend, !!state && state.clips.length > 0 && !state.view_only);
+      text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
       text(at.message, state?.message || (svi.id ? "" : svi.setup.welcome || ""));
       document.body.dataset.phase = state?.phase ?? (svi.id ? "opening" : "empty");
       document.body.classList.toggle("svi-view-only", !!state?.view_only);
+      document.body.classList.toggle("svi-clips", !!state?.clips.length);
     }
     drawProblem();
     drawTop(state);
@@ -801,7 +803,7 @@
       at.primary = element.querySelector("#primary");
       at.stop = element.querySelector("#stop");
       at.extend = element.querySelector("#extend");
-      for (const name of ["primaryLabel", "stopLabel", "reason", "message", "problem"]) at[name] = find(name);
+      for (const name of ["primaryLabel", "stopLabel", "extendLabel", "reason", "message", "problem"]) at[name] = find(name);
       at.stop.prepend(icon("stop"));
       at.extend.append(icon("down"));
       at.primary.addEventListener("click", svi.primary);
@@ -822,10 +824,10 @@
       const at = svi.elements;
       at.redraft = element.querySelector("#redraft");
       at.source = element.querySelector("[data-at=source]");
-      at.machine = element.querySelector("[data-at=machine]");
-      at.moves = element.querySelector("[data-at=moves]");
-      at.moveList = element.querySelector("[data-at=moveList]");
       at.redraft.addEventListener("click", draft);
+    },
+    machine(element) {
+      for (const name of ["machine", "moves", "moveList"]) svi.elements[name] = element.querySelector(`[data-at=${name}]`);
       drawMoves();
     },
     // Carries data in (`value`) and private events out; draws nothing.

@@ -72,7 +72,7 @@ DECK = """
   </div>
   <div class="deck-actions">
     <button type="button" class="plain" id="stop" hidden><span data-at="stopLabel">Stop</span></button>
-    <button type="button" class="plain" id="extend" aria-haspopup="menu" aria-expanded="false" hidden>Extend</button>
+    <button type="button" class="plain" id="extend" aria-haspopup="menu" aria-expanded="false" hidden><span data-at="extendLabel">Extend</span></button>
     <button type="button" class="accent" id="primary" aria-describedby="primary-reason" aria-disabled="true"><span data-at="primaryLabel">Draft storyline</span></button>
   </div>
   <div class="problem" id="problem" data-at="problem" role="alert" hidden></div>
@@ -83,11 +83,23 @@ DECK = """
 </div>
 """
 
+MACHINE = """
+<div class="machine">
+  <h3>What this computer can do</h3>
+  <p class="under" data-at="machine"></p>
+  <div data-at="moves" hidden>
+    <p class="under">The embedded model knows these moves:</p>
+    <div class="chips" data-at="moveList"></div>
+  </div>
+</div>
+"""
+
 
 @dataclass(frozen=True)
 class Stage:
     player: gr.HTML
     deck: gr.HTML
+    machine: gr.HTML
 
 
 def build_top() -> gr.HTML:
@@ -98,4 +110,5 @@ def build() -> Stage:
     return Stage(
         player=static("player", PLAYER, elem_id="player"),
         deck=static("deck", DECK, elem_id="deck"),
+        machine=static("machine", MACHINE, elem_id="machine"),
     )

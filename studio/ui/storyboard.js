@@ -96,7 +96,7 @@
           part("handle", el("span.grip", { draggable: true, title: "Drag to move", "aria-hidden": "true" }, icon("grip"))),
           part("menu", el("button.quiet.more", { type: "button", tabIndex: -1, "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => this.menu(card) }, icon("more")))),
         part("prompt", el("textarea", {
-          rows: 3, maxLength: MAX_PROMPT, tabIndex: -1, spellcheck: true, dir: "auto",
+          rows: 2, maxLength: MAX_PROMPT, tabIndex: -1, spellcheck: true, dir: "auto",
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
         })),
@@ -185,21 +185,25 @@
       show(card.handle, !locked);
     }
 
-    picture({ image, blank, id }, url, moving) {
-      show(image, !!url);
-      show(blank, !url);
+    picture({ image, blank }, url, moving) {
+      const first = moving && !image.getAttribute("src");
+      show(image, !!url && !first);
+      show(blank, !url || first);
+      if (!url) { image.removeAttribute("src"); delete image.dataset.url; }
       if (!url || image.dataset.url === url) return;
       image.dataset.url = url;
-      if (!(moving && svi.calm())) { image.src = url; return; }
-      const still = new Image();  // reduced motion: the first frame of the preview only
+      if (!moving) { image.src = url; return; }
+      const still = new Image();  // shown once it is here; a preview that was replaced meanwhile is skipped
       still.onload = () => {
         if (image.dataset.url !== url) return;
+        show(image, true);
+        show(blank, false);
+        if (!svi.calm()) { image.src = url; return; }
         const canvas = el("canvas", { width: still.naturalWidth, height: still.naturalHeight });
-        canvas.getContext("2d").drawImage(still, 0, 0);
+        canvas.getContext("2d").drawImage(still, 0, 0);  // reduced motion: its first frame only
         image.src = canvas.toDataURL();
       };
       still.src = url;
-      this.cards.get(id).still = still;
     }
 
     // Honest about what the embedded model can do with this prompt.
