@@ -3,9 +3,9 @@
 Every argument is checked here, whoever sends it. Knows nothing about HTTP or gradio. Raises `StudioError`.
 """
 
+import json
 import logging
 import secrets
-import shutil
 import threading
 import time
 from collections import OrderedDict, defaultdict
@@ -303,6 +303,7 @@ class Actions:
         """Do what `body["action"]` names; the answer holds `rev`. A repeated `key` gives the first answer again."""
         if not self.exists(project_id):
             raise ProjectNotFound("There is no such project here.", "Check the link.")
+        check_text(json.dumps(dict(body), ensure_ascii=False, default=str))
         action, key = body.get("action"), body.get("key", "")
         if not isinstance(key, str) or len(key) > 100:
             raise InputError("The key of an action must be a text of up to 100 characters.")
@@ -447,7 +448,7 @@ class Actions:
         clip_id, digest = clip_id_of(body), body.get("digest")
         self._refuse_if_live(project_id, clip_id)
         own = {take.digest for take in self.library.snapshot(project_id).takes.get(clip_id, ())}
-        if digest is not None and digest not in own:
+        if digest is not None and not (isinstance(digest, str) and digest in own):
             raise InputError("That clip has no such take.", "Reload the page to see its takes.")
         self._edit(project_id, "Choose take", lambda before: storyboard.pin(before, clip_id, digest))
 
@@ -673,10 +674,19 @@ def plain(value: object, name: str, most: int) -> str:
     """`value` as one line of text without control characters, or "" when it is blank."""
     if not isinstance(value, str):
         raise InputError(f"The {name} must be text.")
+    check_text(value)
     if len(value) > most:
         raise InputError(f"The {name} has {len(value):,} characters; up to {most:,} are allowed.", "Shorten it.")
     parts = [value[at : at + 1000] for at in range(0, len(value), 1000)]
     return "".join(clean_prompt(part) if part.strip() else "" for part in parts) if value.strip() else ""
+
+
+def check_text(text: str) -> None:
+    """Refuse half characters (lone surrogates), which JSON lets through and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise InputError("The text holds a broken character.", "Delete it and type it again.") from err
 
 
 def title_text(value: object) -> str:

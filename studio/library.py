@@ -183,7 +183,9 @@ class Library:
                 for name in ("takes", "exports"):
                     (folder / name).mkdir(exist_ok=True)
             changes = {"id": new_id(), **({"title": title[:200]} if title else {})}
-            Store(folder).edit(lambda project: project.model_copy(update=changes))
+            store = Store(folder)
+            store.edit(lambda project: project.model_copy(update=changes))
+            store.previous_file.unlink(missing_ok=True)  # it names the original
 
         return self.create(owner, make)
 

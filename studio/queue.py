@@ -39,7 +39,7 @@ from studio.view import Outcome
 from studio.worker import Cancel, Export, Happened, Load, Options, Render, Worker
 
 log = logging.getLogger(__name__)
-SILENT_S = 20.0  # a worker whose heart has not beaten for so long is killed
+SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is killed
 STALL_FACTOR = 10  # so is one whose step takes this many times the usual …
 STALL_FLOOR_S = 25.0  # … and at least this long
 STALL_UNKNOWN_S = 1800.0  # before anything was measured
@@ -489,7 +489,7 @@ class JobQueue:
         """Why the worker must be replaced, or ""."""
         if not worker.alive:
             return f"it ended with code {worker.process.exitcode}"
-        if worker.silent_s() > SILENT_S:
+        if worker.silent_s() > SILENT_BEATS * self._options.beat_s:
             return f"no sign of life for {worker.silent_s():.0f} s"
         job = self._lane.job
         if job and self._lane.sent:

@@ -36,6 +36,7 @@ from engine.events import (
 
 log = logging.getLogger(__name__)
 BEAT_S = 2.0
+START_S = 60.0  # a new process may take this long until its first beat
 PREVIEW_BYTES = 100_000
 NICE = 5  # below the web server: pages answer while the CPU renders
 
@@ -46,6 +47,7 @@ class Options:
 
     backend: str = ""
     threads: int | None = None
+    beat_s: float = BEAT_S
     log_level: int = logging.INFO
 
 
@@ -152,7 +154,7 @@ class Child:
     def _beat(self) -> None:
         while True:
             self._answer(Beat())
-            time.sleep(BEAT_S)
+            time.sleep(self._options.beat_s)
 
     def _answer(self, answer: Answer) -> None:
         try:
@@ -278,7 +280,7 @@ class Worker:
         self.process = context.Process(target=main, args=(far_end, options), name="studio-worker", daemon=True)
         self.process.start()
         far_end.close()
-        self.last_beat = time.monotonic()
+        self.last_beat = time.monotonic() + START_S
 
     def send(self, command: Command) -> None:
         """Send; a worker that has just died is noticed by `alive`, not here."""
@@ -301,6 +303,7 @@ class Worker:
         return self.process.is_alive()
 
     def silent_s(self) -> float:
+        """Seconds since it was last heard, or since it should have been heard first."""
         return time.monotonic() - self.last_beat
 
     def kill(self) -> None:

@@ -1,0 +1,109 @@
+"""A studio on a temporary folder with a real worker process, and a client that speaks to its real routes."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+import studio as studio_package
+from engine.config import Config
+from studio import Studio
+from studio.routes import PREFIX
+
+OWNER = "owner-of-the-tests"
+
+
+@pytest.fixture
+def open_studio(tmp_path, preset) -> Iterator[Callable[..., Studio]]:
+    """A function that opens a studio on the test's data folder; all of them are closed at the end."""
+    opened: list[Studio] = []
+
+    def make(backend: str = "fast", *, start: bool = True, beat_s: float | None = None, data: str = "data") -> Studio:
+        config = Config(data_dir=tmp_path / data, preset=str(tmp_path / "tiny.yaml"), reserve_bytes=0)
+        studio = studio_package.open_studio(
+            config, backend=f"tests.studio.backends:{backend}", examples=tmp_path / "examples"
+        )
+        opened.append(studio)
+        if beat_s:
+            studio.queue._options = replace(studio.queue._options, beat_s=beat_s)
+        if start:
+            studio.start()
+        return studio
+
+    yield make
+    for studio in opened:
+        studio.close()
+
+
+@pytest.fixture
+def quiet(open_studio) -> Studio:
+    """A studio without a worker: for edits, views and refusals."""
+    return open_studio(start=False)
+
+
+def client_of(studio: Studio) -> TestClient:
+    """Talks to the routes as they are mounted beside Gradio, behind the guard."""
+    guard, options = studio.middleware
+    app = Starlette(routes=[Mount(PREFIX, studio.routes)], middleware=[Middleware(guard, **options)])
+    return TestClient(app, base_url="http://studio.test")
+
+
+class Film:
+    """A project as a browser sees it."""
+
+    def __init__(self, studio: Studio, client: TestClient, project_id: str, token: str) -> None:
+        self.studio, self.client, self.id, self.token = studio, client, project_id, token
+
+    def get(self, path: str, **params: Any):
+        return self.client.get(f"{PREFIX}/p/{self.id}/{path}", headers={"X-Studio-Token": self.token}, params=params)
+
+    def state(self) -> dict[str, Any]:
+        answer = self.get("state")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def act(self, action: str, **details: Any):
+        return self.client.post(
+            f"{PREFIX}/p/{self.id}/act", headers={"X-Studio-Token": self.token}, json={"action": action, **details}
+        )
+
+    def do(self, action: str, **details: Any) -> dict[str, Any]:
+        """Act, which must succeed; the new state."""
+        answer = self.act(action, **details)
+        assert answer.status_code == 200, answer.text
+        return self.state()
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 15.0) -> dict[str, Any]:
+        """The first state for which `wanted` holds."""
+        deadline = time.monotonic() + timeout_s
+        while not wanted(state := self.state()):
+            assert time.monotonic() < deadline, f"{state['phase']}: {state['message']}"
+            time.sleep(0.02)
+        return state
+
+    def until_phase(self, phase: str, timeout_s: float = 15.0) -> dict[str, Any]:
+        return self.until(lambda state: state["phase"] == phase, timeout_s)
+
+
+def upload(studio: Studio, picture: Path) -> Path:
+    """`picture` where Gradio would have put it."""
+    folder = studio.uploads / "0123456789abcdef"
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copy(picture, folder))
+
+
+def new_film(studio: Studio, picture: Path, *, clips: int = 0, owner: str = OWNER, client: TestClient | None = None) -> Film:
+    created = studio.actions.create(owner, upload(studio, picture), keywords="a hill, night")
+    film = Film(studio, client or client_of(studio), created.project_id, created.token)
+    for number in range(clips):
+        last = film.state()["clips"][-1:]
+        film.do("insert", prompt=f"prompt {number + 1}", **({"after": last[0]["id"]} if last else {}))
+    return film

@@ -1,0 +1,111 @@
+"""The guard in front of every route, Gradio's own included: a plain ASGI application stands in for them."""
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from engine.errors import InputError
+from studio.limits import MAX_FILES, MAX_JSON_BYTES, MAX_PER_HOUR, MAX_UPLOAD_BYTES, Guard, Rates
+
+
+async def swallow(request: Request) -> PlainTextResponse:
+    try:
+        return PlainTextResponse(str(len(await request.body())))
+    except Exception:
+        return PlainTextResponse("could not parse", 400)
+
+
+@pytest.fixture
+def client():
+    app = Starlette(routes=[Route("/x", swallow, methods=["GET", "POST"])], middleware=[Middleware(Guard)])
+    return TestClient(app, base_url="http://studio.test")
+
+
+def test_a_json_body_of_one_megabyte_passes_and_a_larger_one_is_413(client):
+    assert client.post("/x", content=b"x" * MAX_JSON_BYTES).text == str(MAX_JSON_BYTES)
+    answer = client.post("/x", content=b"x" * (MAX_JSON_BYTES + 1))
+    assert answer.status_code == 413 and "too large" in answer.json()["message"]
+
+
+def test_a_body_without_a_length_is_counted_as_it_arrives(client):
+    sent = []
+
+    def chunks():
+        for _ in range(200):
+            sent.append(1)
+            yield b"x" * 50_000
+
+    assert client.post("/x", content=chunks()).status_code == 413
+
+
+def test_a_lying_length_is_no_way_around(client):
+    answer = client.post("/x", content=b"{}", headers={"content-length": "-5"})
+    assert answer.status_code == 413
+
+
+def test_uploads_may_be_larger_but_not_without_end(client):
+    files = {"files": ("a.png", b"x" * (MAX_JSON_BYTES + 5))}
+    assert client.post("/x", files=files).status_code == 200
+    headers = {"content-type": "multipart/form-data; boundary=b", "content-length": str(MAX_UPLOAD_BYTES + 1)}
+    assert client.post("/x", content=b"", headers=headers).status_code == 413
+
+
+def test_eight_files_pass_and_nine_do_not(client):
+    def send(count):
+        return client.post("/x", files=[("files", (f"{n}.png", b"--data--")) for n in range(count)]).status_code
+
+    assert (send(MAX_FILES), send(MAX_FILES + 1)) == (200, 413)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://studio.test"}, 200),
+        ({"origin": "https://studio.test"}, 200),
+        ({"origin": "http://evil.test"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://studio.test.evil.test"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "https://space.hf.space", "x-forwarded-host": "space.hf.space"}, 200),
+    ],
+)
+def test_only_the_studios_own_page_may_post(client, headers, status):
+    assert client.post("/x", content=b"{}", headers=headers).status_code == status
+    assert client.get("/x", headers=headers).status_code == 200
+
+
+def test_every_answer_has_the_security_headers(client):
+    for answer in (client.get("/x"), client.get("/nothing"), client.post("/x", content=b"x" * 2_000_000)):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors" in answer.headers["content-security-policy"]
+
+
+def test_uploads_an_hour_are_limited_by_client(client):
+    app = Starlette(routes=[Route("/x", swallow, methods=["POST"])], middleware=[Middleware(Guard, rates=full())])
+    answer = TestClient(app, base_url="http://studio.test").post("/x", files={"files": ("a.png", b"x")})
+    assert answer.status_code == 429
+
+
+def full() -> Rates:
+    rates = Rates()
+    for _ in range(MAX_PER_HOUR["upload"]):
+        rates.count("upload", "testclient")
+    return rates
+
+
+def test_a_rate_is_counted_by_owner_and_by_kind():
+    rates = Rates()
+    for _ in range(MAX_PER_HOUR["draft"]):
+        rates.count("draft", "a")
+    with pytest.raises(InputError, match="last hour"):
+        rates.count("draft", "a")
+    rates.count("draft", "b")
+    rates.count("upload", "a")
+
+

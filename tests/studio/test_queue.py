@@ -1,0 +1,245 @@
+"""The lane and a real, spawned worker process; only its backend is scripted."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from engine.domain import new_id
+from engine.project.store import Store
+from studio import queue as queue_module
+from tests.studio.conftest import client_of, new_film
+
+
+def worker_pid(film) -> int:
+    return film.studio.actions.health()["pid"]
+
+
+def statuses(state) -> list[str]:
+    return [clip["status"] for clip in state["clips"]]
+
+
+def open_gate(studio) -> None:
+    (studio.preset.folder / "gate").touch()
+
+
+def test_generate_makes_every_clip_and_plays_as_it_grows(open_studio, picture):
+    film = new_film(open_studio("slow"), picture, clips=3)
+    rev = film.state()["rev"]
+    film.do("generate")
+    first = film.until(lambda state: state["film"]["segments"])
+    done = film.until_phase("finished")
+    assert statuses(done) == ["done"] * 3 and done["announce"] == "Your film is complete."
+    assert done["rev"] > rev and done["film"]["generation"] == first["film"]["generation"], "appending is seamless"
+    kinds = {event.name for _, event in film.studio.actions.feed.since(film.id, rev)}
+    assert {"clip_started", "clip_step", "take_committed"} <= kinds
+    init = film.client.get(done["film"]["init_url"])
+    segments = [film.client.get(segment["url"]) for segment in done["film"]["segments"]]
+    assert init.content[4:8] == b"ftyp" and all(answer.content[4:8] == b"moof" for answer in segments)
+    assert "immutable" in segments[0].headers["cache-control"]
+    assert film.client.get(done["clips"][0]["poster_url"]).headers["content-type"] == "image/jpeg"
+    film.do("export")
+    exported = film.until(lambda state: (state["export"] or {}).get("state") == "done")["export"]
+    assert exported["frames"] == 17
+    answer = film.client.get(exported["url"])
+    assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"]
+
+
+def test_a_moving_preview_is_served_while_a_clip_is_made(open_studio, picture):
+    film = new_film(open_studio("slow"), picture, clips=2)
+    film.do("generate")
+    seen = film.until(lambda state: any(clip["preview_url"] for clip in state["clips"]))
+    answer = film.client.get(next(clip["preview_url"] for clip in seen["clips"] if clip["preview_url"]))
+    assert answer.status_code == 404 or answer.headers["content-type"] == "image/webp"
+    assert answer.status_code == 404 or len(answer.content) <= 100_000
+
+
+def test_pause_ends_within_a_step_and_resume_finishes(open_studio, picture):
+    film = new_film(open_studio("slow"), picture, clips=3)
+    film.do("set_settings", num_inference_steps=20)
+    film.do("generate")
+    film.until(lambda state: (state["job"] or {}).get("step", 0) >= 2)
+    began = time.monotonic()
+    film.act("pause")
+    paused = film.until_phase("paused")
+    assert time.monotonic() - began <= 0.5
+    assert paused["message"].startswith("Paused at clip 1. Nothing is lost.")
+    assert statuses(paused) == ["canceled", "draft", "draft"] and paused["primary"]["label"] == "Resume"
+    film.do("set_settings", num_inference_steps=2)
+    film.do("resume")
+    assert statuses(film.until_phase("finished")) == ["done"] * 3
+
+
+def test_stop_keeps_finished_clips_and_a_waiting_job_leaves_the_lane_at_once(open_studio, picture):
+    studio = open_studio("gated")
+    first, second = (new_film(studio, picture, clips=2) for _ in range(2))
+    first.do("generate")
+    second.do("generate")
+    assert second.state()["message"].startswith("1 job before yours")
+    assert second.do("stop")["phase"] == "paused"
+    open_gate(studio)
+    first.until(lambda state: "done" in statuses(state))
+    first.act("stop")
+    ended = first.until(lambda state: state["phase"] in ("paused", "finished"))
+    assert statuses(ended)[0] == "done"
+
+
+def test_jobs_run_first_come_first_served(open_studio, picture):
+    studio = open_studio("gated")
+    films = [new_film(studio, picture, clips=1) for _ in range(3)]
+    for film in films:
+        film.do("generate")
+    assert [film.state()["job"]["place"] for film in films] == [0, 1, 2]
+    open_gate(studio)
+    for film in films:
+        film.until_phase("finished")
+    created = [Store(studio.data / "films" / film.id).takes().popitem()[1].created for film in films]
+    assert created == sorted(created)
+
+
+def test_a_second_click_on_generate_is_the_same_job(open_studio, picture):
+    film = new_film(open_studio("gated"), picture, clips=1)
+    first, second = film.act("generate", key="one").json(), film.act("generate", key="two").json()
+    assert first["job_id"] == second["job_id"]
+    assert film.studio.actions.health()["jobs"] == 1
+
+
+def test_the_clip_being_made_is_locked_and_later_ones_are_not(open_studio, picture):
+    film = new_film(open_studio("gated"), picture, clips=2)
+    film.do("generate")
+    state = film.until(lambda state: statuses(state)[0] == "running")
+    active, later = (clip["id"] for clip in state["clips"])
+    assert film.act("set_prompt", clip_id=active, prompt="too late").status_code == 400
+    assert film.act("delete", clip_id=active).status_code == 400
+    assert film.act("set_settings", variant="shot").status_code == 400
+    assert film.act("draft", length=2).status_code == 400
+    film.do("set_prompt", clip_id=later, prompt="in time")
+    open_gate(film.studio)
+    film.until_phase("finished")
+    prompts = {take.clip_id: take.prompt for take in Store(film.studio.data / "films" / film.id).takes().values()}
+    assert prompts[later] == "in time"
+
+
+def test_regenerate_adds_a_take_and_choosing_the_earlier_one_is_instant(open_studio, picture):
+    film = new_film(open_studio(), picture, clips=2)
+    film.do("generate")
+    before = film.until_phase("finished")
+    clip = before["clips"][0]
+    film.do("regenerate", clip_id=clip["id"], scope="only_this")
+    after = film.until_phase("finished")
+    assert len(after["clips"][0]["takes"]) == 2
+    assert after["film"]["segments"][1]["digest"] == before["film"]["segments"][1]["digest"], "the later clip is kept"
+    assert after["film"]["generation"] != before["film"]["generation"]
+    back = film.do("pin", clip_id=clip["id"], digest=clip["takes"][0]["digest"])
+    assert back["film"]["segments"] == before["film"]["segments"] and back["phase"] == "finished"
+
+
+def test_until_i_stop_goes_on_until_it_is_stopped(open_studio, picture):
+    film = new_film(open_studio("slow"), picture, clips=1)
+    film.do("extend", count="forever")
+    grown = film.until(lambda state: len(state["clips"]) >= 4)
+    assert grown["job"]["forever"]
+    film.act("stop")
+    ended = film.until(lambda state: state["job"] is None)
+    count = len(ended["clips"])
+    assert count >= 4 and ended["phase"] in ("paused", "finished")
+    assert len(film.state()["clips"]) == count
+
+
+def test_until_i_stop_lets_others_have_their_turn(open_studio, picture):
+    studio = open_studio("slow")
+    endless, other = new_film(studio, picture, clips=1), new_film(studio, picture, clips=1)
+    endless.do("extend", count="forever")
+    other.do("generate")
+    other.until_phase("finished")
+    assert endless.state()["job"]["forever"]
+
+
+def test_a_killed_worker_is_replaced_and_the_film_is_finished(open_studio, picture):
+    studio = open_studio("gated")
+    film = new_film(studio, picture, clips=2)
+    film.do("generate")
+    film.until(lambda state: statuses(state)[0] == "running")
+    pid = worker_pid(film)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    marked = film.until(lambda state: state["clips"][0]["badge"] == "interrupted", timeout_s=30)
+    assert time.monotonic() - began < 30
+    assert "Nothing is lost" in marked["announce"]
+    assert client_of(studio).get("/gradio_api/studio/health").status_code == 200
+    open_gate(studio)
+    done = film.until_phase("finished")
+    assert worker_pid(film) != pid and done["clips"][0]["badge"] == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
+def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, picture):
+    studio = open_studio("gated", beat_s=0.25)
+    film = new_film(studio, picture, clips=1)
+    film.do("generate")
+    film.until(lambda state: statuses(state)[0] == "running")
+    pid = worker_pid(film)
+    os.kill(pid, signal.SIGSTOP)
+    open_gate(studio)
+    film.until(lambda state: worker_pid(film) not in (pid, None), timeout_s=30)
+    film.until_phase("finished")
+
+
+def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, picture, monkeypatch):
+    monkeypatch.setattr(queue_module, "STALL_FLOOR_S", 0.5)
+    studio = open_studio("gated")
+    film = new_film(studio, picture, clips=1)
+    project = studio.actions.library.project(film.id)
+    studio.queue.paces.add(project, step_s=0.01, finish_s=0.01)
+    film.do("generate")
+    film.until(lambda state: statuses(state)[0] == "running")
+    pid = worker_pid(film)
+    film.until(lambda state: worker_pid(film) not in (pid, None), timeout_s=30)
+    open_gate(studio)
+    film.until_phase("finished")
+
+
+def test_a_clip_that_keeps_killing_the_worker_fails_and_the_studio_lives(open_studio, picture):
+    film = new_film(open_studio("suicidal"), picture, clips=2)
+    film.do("generate")
+    failed = film.until_phase("failed", timeout_s=40)
+    assert "3 times" in failed["error"]["message"]
+    assert failed["primary"]["label"] == "Retry"
+    assert film.client.get("/gradio_api/studio/health").json()["ok"]
+
+
+def test_a_bug_in_a_clip_shows_an_id_and_retry_goes_on(open_studio, picture):
+    film = new_film(open_studio("buggy"), picture, clips=3)
+    film.do("generate")
+    failed = film.until_phase("failed")
+    assert failed["error"]["id"] and "illegal access" not in str(failed)
+    assert statuses(failed) == ["done", "failed", "draft"]
+    film.do("retry")
+    assert statuses(film.until_phase("finished")) == ["done"] * 3
+
+
+def test_weights_that_are_missing_are_said_on_the_button(open_studio, picture):
+    film = new_film(open_studio("missing"), picture, clips=1)
+    seen = film.until(lambda state: not state["primary"]["enabled"])
+    assert "weights" in seen["primary"]["reason"]
+    film.do("generate")
+    assert "weights" in film.until_phase("failed")["error"]["message"]
+
+
+def test_the_pace_is_measured_and_kept(open_studio, picture):
+    studio = open_studio("slow")
+    film = new_film(studio, picture, clips=2)
+    film.do("generate")
+    film.until_phase("finished")
+    pace = studio.queue.paces.of(studio.actions.library.project(film.id))
+    assert 0.1 < pace.step_s < 2.0 and pace.finish_s is not None
+    assert (studio.data / "timings.json").is_file()
+
+
+def test_a_job_of_a_project_that_is_gone_does_not_block_the_lane(open_studio, picture):
+    studio = open_studio()
+    film = new_film(studio, picture, clips=1)
+    studio.queue.enqueue("generate", new_id(), "nobody")
+    film.do("generate")
+    film.until_phase("finished")
