@@ -1,0 +1,129 @@
+"""The film plays as one, while its clips arrive."""
+
+from playwright.sync_api import expect
+
+COUNT_WAITING = """() => {
+    const video = document.querySelector('#player video');
+    window.waits = [];
+    video.addEventListener('waiting', () => window.waits.push(video.currentTime));
+    window.seams = [];
+    let last = video.currentTime;
+    video.addEventListener('timeupdate', () => { window.seams.push(video.currentTime - last); last = video.currentTime; });
+}"""
+
+
+def film(screen, photo, clips):
+    screen.draft(photo, clips=clips)
+    screen.generate()
+    screen.finish(timeout_s=120)
+    screen.page.keyboard.press("Escape")
+
+
+def test_seams_are_played_through_without_waiting(screen, photo):
+    film(screen, photo, 6)
+    screen.page.evaluate("document.querySelector('#player video').pause(); window.svi.parts.player.seek(0)")
+    screen.wait("document.querySelector('#player video').readyState >= 3")
+    screen.page.evaluate(COUNT_WAITING)
+    screen.page.evaluate("window.svi.parts.player.play()")
+    screen.wait("document.querySelector('#player video').ended", timeout_s=40)
+    assert screen.page.evaluate("window.waits") == []
+    duration = (6 * 25 - 5 * 5) / 12
+    assert abs(screen.video("duration") - duration) < 0.05
+
+
+def test_a_late_clip_continues_the_film_without_a_click(screen, studio, photo):
+    screen.draft(photo, clips=3)
+    studio.tell(hold=[1])
+    screen.generate()
+    screen.wait_done(1)
+    screen.wait("document.querySelector('#player video').currentTime > 1.9")
+    expect(screen.page.locator("#player .note")).to_contain_text("Waiting for clip 2")
+    studio.tell()
+    screen.wait("document.querySelector('#player video').currentTime > 2.3")
+    screen.finish()
+    screen.wait("document.querySelector('#player video').ended", timeout_s=30)
+
+
+def test_a_replaced_take_reloads_at_the_same_clip_and_offset(screen, photo):
+    film(screen, photo, 3)
+    screen.page.evaluate("window.svi.parts.player.pause(); window.svi.parts.player.seek(4.5)")
+    clip = screen.page.evaluate("window.svi.parts.player.position().clip_id")
+    generation = screen.state(".film.generation")
+    screen.menu(0, "Delete")
+    expect(screen.cards).to_have_count(2)
+    screen.wait(f"window.svi.state.film.generation !== {generation}")
+    screen.wait("document.querySelector('#player video').readyState >= 2")
+    where = screen.page.evaluate("window.svi.parts.player.position()")
+    assert where["clip_id"] == clip
+    start = screen.state(".film.segments.find((one) => one.clip_id === window.svi.parts.player.position().clip_id).start_s")
+    assert abs(screen.video("currentTime") - start - where["offset"]) < 0.1
+
+
+def test_keys_play_step_jump_and_help(screen, photo):
+    film(screen, photo, 3)
+    page = screen.page
+    page.evaluate("document.activeElement?.blur(); window.svi.parts.player.pause()")
+    page.keyboard.press("Home")
+    screen.wait("document.querySelector('#player video').currentTime < 0.1")
+    page.keyboard.press("ArrowRight")
+    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 1 / 12) < 0.02")
+    page.keyboard.press("Shift+ArrowRight")
+    screen.wait("document.querySelector('#player video').currentTime > 1")
+    page.keyboard.press("ArrowDown")
+    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 25 / 12) < 0.02")
+    page.keyboard.press("ArrowUp")
+    screen.wait("document.querySelector('#player video').currentTime < 0.1")
+    page.keyboard.press("k")
+    screen.wait("!document.querySelector('#player video').paused")
+    page.keyboard.press(" ")
+    screen.wait("document.querySelector('#player video').paused")
+    page.keyboard.press("m")
+    screen.wait("!document.querySelector('#player video').muted")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("play or pause")
+    screen.snap("keys", whole=False)
+    page.get_by_label("Use single keys").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("m")
+    assert not screen.video("muted")
+
+
+def test_choosing_a_card_moves_the_playhead_and_playing_marks_the_card(screen, photo):
+    film(screen, photo, 3)
+    screen.page.evaluate("window.svi.parts.player.pause()")
+    screen.card(1).locator(".shot").click()
+    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 25 / 12) < 0.05")
+    expect(screen.card(1)).to_have_attribute("data-playing", "")
+
+
+def test_an_extension_starts_two_seconds_before_the_new_seam(screen, photo):
+    film(screen, photo, 3)
+    screen.wait("document.querySelector('#player video').ended", timeout_s=30)
+    screen.primary.click()
+    screen.wait_done(4)
+    seam = (3 * 25 - 2 * 5) / 12
+    screen.wait(f"document.querySelector('#player video').currentTime > {seam - 2.1}")
+    screen.wait(f"document.querySelector('#player video').currentTime > {seam + 0.3}")
+
+
+def test_a_long_film_keeps_only_what_is_near_the_playhead(screen, photo):
+    film(screen, photo, 130)
+    screen.page.evaluate("window.svi.parts.player.pause()")
+    for seconds in range(0, 215, 12):
+        screen.page.evaluate(f"window.svi.parts.player.seek({seconds})")
+        screen.wait("document.querySelector('#player video').readyState >= 2")
+    buffered = "(() => { const b = document.querySelector('#player video').buffered; let s = 0; for (let i = 0; i < b.length; i++) s += b.end(i) - b.start(i); return s; })()"
+    screen.wait(f"{buffered} < 190")
+    screen.page.evaluate("window.svi.parts.player.seek(1)")
+    screen.wait("document.querySelector('#player video').readyState >= 2 && Math.abs(document.querySelector('#player video').currentTime - 1) < 0.1")
+
+
+def test_without_media_source_the_page_says_what_to_do(studio, photo, open_screen):
+    screen = open_screen(studio)
+    screen.page.add_init_script("delete window.MediaSource; delete window.ManagedMediaSource")
+    screen.page.reload()
+    screen.wait("window.svi?.trigger && !!window.svi.setup.machine")
+    screen.draft(photo, clips=1)
+    screen.generate()
+    screen.finish()
+    expect(screen.page.locator("#player .note")).to_contain_text("Export the film")
