@@ -14,9 +14,13 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 import studio as studio_package
+from engine import film as engine_film
 from engine.config import Config
+from engine.project.store import Store
 from studio import Studio
+from studio.actions import export_name
 from studio.routes import PREFIX
+from tests.fakes import ScriptedBackend
 
 OWNER = "owner-of-the-tests"
 
@@ -107,3 +111,12 @@ def new_film(studio: Studio, picture: Path, *, clips: int = 0, owner: str = OWNE
         last = film.state()["clips"][-1:]
         film.do("insert", prompt=f"prompt {number + 1}", **({"after": last[0]["id"]} if last else {}))
     return film
+
+
+def finish(film: Film) -> None:
+    """Make and export the film here, without a worker: quicker, for tests about something else."""
+    studio = film.studio
+    store = Store(studio.data / "films" / film.id)
+    for _ in engine_film.render(store, ScriptedBackend(), studio.preset, reserve_bytes=0):
+        pass
+    engine_film.export(store, studio.preset, store.exports / export_name(studio.actions.library.snapshot(film.id)))
