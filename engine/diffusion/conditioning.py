@@ -61,7 +61,7 @@ class TextCache:
 
 def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
     """Frames uint8 (n, H, W, 3) as pixels (1, 3, n, H, W), float32 in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(3, 0, 1, 2)[None].float() * (2 / 255) - 1
+    return torch.tensor(frames, device=device).permute(3, 0, 1, 2)[None].float() * (2 / 255) - 1
 
 
 def condition_pixels(request: ClipRequest, padding: Padding, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.config import Preset
 from engine.errors import BackendUnavailable
+from engine.models.folding import fold_for_cpu
 
 Prediction = Literal["velocity", "sample"]
 
@@ -65,6 +66,8 @@ def _load_pocket(preset: Preset) -> Components:
     device = device_of(preset)
     dtype = dtype_of(preset, device)
     loaded = pocket.load_components(preset.path(preset.model), dtype, str(device))
+    if device.type == "cpu":
+        fold_for_cpu(loaded.transformer)
     return Components(
         transformer=loaded.transformer,
         codec=loaded.codec,

@@ -1,11 +1,11 @@
-"""Convolutions over time as convolutions over frames, for CPUs.
+"""The video models with the same weights and less work on a CPU: convolutions over time as convolutions over frames.
 
 A batch-1 float Conv3d with N·C·D·H ≤ 20,480 runs PyTorch's `slow_conv3d`, ten times slower than oneDNN. Laying the
 temporal taps side by side in the channels of a Conv2d gives the same sums in another order (differences near 1e-6).
 """
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,12 +54,24 @@ class FramewiseCausalConv3d(WanCausalConv3d):
         )
 
 
-def fold_convolutions(model: nn.Module) -> None:
-    """Let every 3-D convolution of `model` compute frame by frame. Weights, names and hooks stay as they are.
+class SummingRMSNorm(WanRMS_norm):
+    """`WanRMS_norm` over channels by a plain sum of squares: `linalg_vector_norm` along that dimension is 9 times
+    slower, a quarter of a decode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+        return x * (self.scale / length) * self.gamma + self.bias
+
+
+def fold_for_cpu(model: nn.Module) -> None:
+    """Let the 3-D convolutions and channel norms of a float32 `model` compute the fast way. Names and hooks stay.
 
     The weights are copied in their new order: call this when they are final.
     """
     for module in model.modules():
+        if type(module) is WanRMS_norm and module.channel_first:
+            module.__class__ = SummingRMSNorm
+            continue
         if type(module) is WanCausalConv3d:
             module.__class__ = FramewiseCausalConv3d
         elif type(module) is nn.Conv3d and module.padding[0] == 0 and module.groups == 1:

@@ -23,7 +23,7 @@ from engine.config import Preset
 from engine.diffusion.preview import fit_preview
 from engine.errors import ConfigError, WeightsMismatch, WeightsMissing
 from engine.models.components import Components, device_of, dtype_of
-from engine.models.folding import fold_convolutions
+from engine.models.folding import fold_for_cpu
 
 PICTURE_SEQUENCE_LENGTH = 512
 Model = TypeVar("Model", bound=nn.Module)
@@ -126,8 +126,8 @@ def assemble(
         if module is not None:
             module.to(device).eval().requires_grad_(False)
     if device.type == "cpu":
-        fold_convolutions(transformer)
-        fold_convolutions(vae)
+        fold_for_cpu(transformer)
+        fold_for_cpu(vae)
     codec = WanCodec(vae)
     return Components(
         transformer=transformer,

@@ -2,16 +2,16 @@ import copy
 
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm
 from torch import nn
 
-from engine.models.folding import fold_convolutions
+from engine.models.folding import fold_for_cpu
 from engine.models.untrained import WanSize, build
 
 
 def folded(module: nn.Module) -> nn.Module:
     other = copy.deepcopy(module)
-    fold_convolutions(other)
+    fold_for_cpu(other)
     return other
 
 
@@ -45,6 +45,17 @@ def test_the_vae_stays_the_same_over_many_chunks():
     other = folded(vae)
     torch.testing.assert_close(other.encode(pixels).latent_dist.mode(), latents, rtol=0, atol=7e-6)
     torch.testing.assert_close(other.decode(latents).sample, vae.decode(latents).sample, rtol=0, atol=7e-6)
+
+
+@pytest.mark.parametrize("images", [True, False])
+@torch.inference_mode()
+def test_a_channel_norm_gives_the_same_numbers(images):
+    torch.manual_seed(0)
+    norm = WanRMS_norm(5, images=images)
+    norm.gamma.data += torch.randn_like(norm.gamma)
+    video = torch.randn(2, 5, 6, 8) if images else torch.randn(2, 5, 3, 6, 8)
+    video[:, :, 0] = 0
+    torch.testing.assert_close(folded(norm)(video), norm(video), rtol=0, atol=5e-6)
 
 
 def test_folding_keeps_the_names_of_weights():
