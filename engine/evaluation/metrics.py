@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each item of a batch (B, …) in [−1, 1], after clamping: (B,)."""
+    """Peak signal-to-noise ratio in dB of each item of a batch (B, …) in [−1, 1], after clamping: (B,), at most 100."""
     error = (pictures.clamp(-1, 1) - truth.clamp(-1, 1)).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+    return 10 * torch.log10(4 / error.clamp(min=4e-10))
 
 
 def affine_fit(inputs: Tensor, targets: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:

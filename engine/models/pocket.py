@@ -162,6 +162,31 @@ def build_transformer(codec: PocketCodec, shape: PocketShape) -> WanTransformer3
     return transformer
 
 
+def hold_constant(transformer: WanTransformer3DModel, codec: PocketCodec, shape: PocketShape) -> None:
+    """Stop gradients to whatever multiplies the constant pair: it is ten times larger than any other input, so one
+    optimizer step there would shake every output. Biases learn the same things."""
+    pair = list(_Identity(transformer, codec, shape).pair)
+
+    def keep(parameter: nn.Parameter, *index: object) -> None:
+        free = torch.ones_like(parameter)
+        free[index] = 0.0
+        parameter.register_hook(lambda gradient: gradient * free)
+
+    for block in transformer.blocks:
+        for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v, block.attn2.to_q, block.ffn.net[0].proj):
+            keep(layer.weight, slice(None), pair)
+        keep(block.scale_shift_table, ..., pair)
+        keep(block.norm2.weight, pair)
+        keep(block.norm2.bias, pair)
+    keep(transformer.proj_out.weight, slice(None), pair)
+    keep(transformer.scale_shift_table, ..., pair)
+    embedder = transformer.condition_embedder
+    for layer, repeats in ((embedder.time_embedder.linear_2, 1), (embedder.time_proj, 6)):
+        rows = [shape.width * part + dimension for part in range(repeats) for dimension in pair]
+        keep(layer.weight, rows)
+        keep(layer.bias, rows)
+
+
 class _Identity:
     """Writes the analytic starting point into a transformer.
 

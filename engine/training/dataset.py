@@ -102,7 +102,7 @@ class PictureSource:
     """Endless random pictures: crops of photographs (`photo_share` of them) and of scenes, with colour changes."""
 
     def __init__(self, *, num_scenes: int, photo_share: float, seed: int, names: tuple[tuple[str, str], ...] = PHOTOS):
-        self.photos = [_shrunk(load_photo(path)) for path in find_photos(names)]
+        self.photos = [_shrunk(load_photo(path)) for path in find_photos(names)] if photo_share else []
         self.scenes = toy_scenes(num_scenes, *SCENE_SIZE, seed)
         self.photo_share = photo_share if self.photos else 0.0
 

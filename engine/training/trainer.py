@@ -190,6 +190,7 @@ def start(config: TrainingConfig, source: PictureSource) -> TrainingState:
         codec,
         PocketText(text.tokenizer, copy.deepcopy(text.encoder).eval().requires_grad_(False), text.num_tokens),
     )
+    pocket.hold_constant(components.transformer, codec, shape)
     optimizer = torch.optim.AdamW(
         [*components.transformer.parameters(), *text.encoder.parameters()],
         lr=config.learning_rate(0),

@@ -1,8 +1,8 @@
 """The pocket world: what each prompt does to any picture, exactly.
 
 A light move is a transfer of statistics (after Reinhard et al., Color Transfer between Images, 2001): brightness and
-colour are each split into a vertical gradient and the rest; the gradient is replaced by the move's own, the rest is
-scaled to the move's contrast. Applying a move twice changes nothing, and any chain of prompts has a true outcome.
+colour take the move's mean, and what differs from the mean is scaled to the move's contrast, leaving room for the
+move's own vertical gradient. A move repeated changes next to nothing, and any chain of prompts has a true outcome.
 
 Pixels are float in [−1, 1], (B, 3, H, W) for pictures and (B, 3, F, H, W) for clips. Knows nothing of models.
 """
@@ -22,7 +22,7 @@ HOLD = 4  # a move starts after this frame, so that five motion frames and one g
 
 @dataclass(frozen=True)
 class Light:
-    """Target statistics in units of pixels in [−1, 1]; slopes are added from the top (−1) to the bottom (+1)."""
+    """Target statistics in units of pixels in [−1, 1]; slopes go from the top (−1) to the bottom (+1)."""
 
     luma: float
     luma_slope: float
@@ -65,7 +65,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "night",
-        Light(-0.66, 0.10, 0.17, (-0.10, -0.02, 0.24), (0.02, 0.0, -0.06), 0.05),
+        Light(-0.66, 0.12, 0.17, (-0.10, -0.02, 0.24), (0.02, 0.0, -0.08), 0.05),
         ("night", "darkness", "moonlight", "dark", "midnight", "nightfall"),
         (
             "Night falls over {subject}",
@@ -79,7 +79,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "sunrise",
-        Light(0.18, 0.06, 0.34, (0.24, 0.02, -0.36), (0.06, 0.0, -0.10), 0.12),
+        Light(0.18, 0.12, 0.30, (0.24, 0.02, -0.36), (0.12, 0.0, -0.20), 0.10),
         ("sunrise", "dawn", "morning", "rises", "daybreak", "golden"),
         (
             "The sun rises over {subject}",
@@ -92,7 +92,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "noon",
-        Light(0.12, -0.04, 0.46, (0.0, 0.0, 0.0), (0.02, 0.0, -0.06), 0.20),
+        Light(0.12, 0.0, 0.40, NONE, NONE, 0.16),
         ("noon", "midday", "daylight", "bright", "clears", "sunny"),
         (
             "Bright daylight over {subject}",
@@ -105,7 +105,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "sunset",
-        Light(-0.20, -0.10, 0.30, (0.36, -0.09, -0.48), (0.16, -0.06, -0.14), 0.12),
+        Light(-0.20, -0.25, 0.28, (0.36, -0.09, -0.48), (0.20, -0.08, -0.18), 0.11),
         ("sunset", "dusk", "evening", "sets", "twilight"),
         (
             "Sunset over {subject}",
@@ -118,7 +118,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "fog",
-        Light(0.44, -0.06, 0.15, (-0.02, 0.0, 0.04), (0.0, 0.0, 0.0), 0.03),
+        Light(0.44, -0.10, 0.15, (-0.02, 0.0, 0.04), NONE, 0.03),
         ("fog", "mist", "haze", "foggy", "misty"),
         (
             "Fog rolls in over {subject}",
@@ -131,7 +131,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "storm",
-        Light(-0.40, 0.14, 0.24, (-0.08, 0.04, 0.02), (0.0, 0.0, 0.0), 0.05),
+        Light(-0.40, 0.20, 0.23, (-0.08, 0.04, 0.02), NONE, 0.05),
         ("storm", "thunder", "rain", "clouds", "stormy"),
         (
             "A storm gathers over {subject}",
@@ -144,7 +144,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "autumn",
-        Light(-0.06, 0.0, 0.38, (0.30, 0.00, -0.78), (0.0, 0.02, -0.10), 0.16),
+        Light(-0.06, 0.0, 0.32, (0.30, 0.00, -0.70), (0.0, 0.02, -0.10), 0.13),
         ("autumn", "fall", "october", "leaves"),
         (
             "Autumn comes to {subject}",
@@ -157,7 +157,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "winter",
-        Light(0.34, 0.06, 0.30, (-0.20, 0.02, 0.42), (0.0, 0.0, -0.02), 0.05),
+        Light(0.34, 0.12, 0.27, (-0.20, 0.02, 0.42), NONE, 0.05),
         ("winter", "snow", "frost", "ice", "snowy", "freezes", "cold"),
         (
             "Winter comes to {subject}",
@@ -198,11 +198,9 @@ def apply_light(pictures: Tensor, light: Light) -> Tensor:
     """The pictures (B, 3, H, W) after the move; applying it again changes nothing but what clipping does."""
     weights = pictures.new_tensor(LUMA).view(1, 3, 1, 1)
     luma = (pictures * weights).sum(1, keepdim=True)
-    chroma = pictures - luma
-    y = vertical_axis(pictures)
-    tint = _without_luma(pictures.new_tensor(light.tint)) + _without_luma(pictures.new_tensor(light.tint_slope)) * y
-    lit = light.luma + light.luma_slope * y + _rescaled(without_gradient(luma), light.contrast)
-    return (lit + tint + _rescaled(without_gradient(chroma), light.saturation)).clamp(-1, 1)
+    tint, tint_slope = (_without_luma(pictures.new_tensor(colour)) for colour in (light.tint, light.tint_slope))
+    lit = light.luma + _towards(luma, light.contrast, pictures.new_tensor(light.luma_slope))
+    return (lit + tint + _towards(pictures - luma, light.saturation, tint_slope)).clamp(-1, 1)
 
 
 def perform(pictures: Tensor, action: Action) -> Tensor:
@@ -239,17 +237,12 @@ def vertical_axis(pictures: Tensor) -> Tensor:
     return y.view(1, 1, -1, 1)
 
 
-def without_gradient(planes: Tensor) -> Tensor:
-    """Subtract from each plane its best fit a + b·y."""
-    y = vertical_axis(planes)
-    centred = planes - planes.mean((-2, -1), keepdim=True)
-    slope = (centred * y).mean((-2, -1), keepdim=True) / y.square().mean()
-    return centred - slope * y
-
-
-def _rescaled(planes: Tensor, target: float) -> Tensor:
-    spread = planes.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return planes * (target / spread.clamp(min=1e-3)).clamp(*GAIN_RANGE)
+def _towards(planes: Tensor, spread: float, slope: Tensor) -> Tensor:
+    """Deviations from the mean, scaled to `spread`; as much as they lose goes to the gradient `slope`·y."""
+    deviations = planes - planes.mean((-2, -1), keepdim=True)
+    own = deviations.square().mean((1, 2, 3), keepdim=True).sqrt()
+    gain = (spread / own.clamp(min=1e-3)).clamp(*GAIN_RANGE)
+    return gain * deviations + (1 - gain).clamp(min=0) * slope * vertical_axis(planes)
 
 
 def _without_luma(colour: Tensor) -> Tensor:
