@@ -111,22 +111,32 @@ def report(
     sheet: Path | None = None,
     actions: Sequence[Action] = ACTIONS,
     linear: bool = True,
+    padding: str = "zeros",
+    later: bool = False,
 ) -> Report:
-    """Measure every action; with `sheet`, also write a contact sheet (truth above what was generated)."""
+    """Measure every action; with `sheet`, also write a contact sheet (truth above what was generated).
+
+    `later` measures the second clip of a chain: the pictures have been through a storm, the anchor has not.
+    """
     photos = held_out_photos(size)
     toys = toy_scenes(num_toys, *size, TOY_SEED) if num_toys else photos[:0]
-    pictures = torch.cat([photos, toys])
+    anchors = torch.cat([photos, toys])
+    pictures = perform(anchors, BY_NAME["storm"]) if later else anchors
+    rest = anchors if padding == "anchor" else None
     seen = toy_scenes(24, 64, 96, TOY_SEED + 1) if linear else None
     by_action, columns = {}, [pictures]
     for action in actions:
         truth = perform(pictures, action)
-        clips = generate(components, pictures, [prompt(action)] * len(pictures), num_inference_steps, shift)
+        clips = generate(
+            components, pictures, [prompt(action)] * len(pictures), num_inference_steps, shift, anchors=rest
+        )
         coded = components.codec.decode(components.codec.encode(transition(pictures, truth)))
         mapped = linear_outcome(components, action, seen, pictures) if linear else pictures
         columns += [truth, clips[:, :, -1]]
         by_action[action.name] = [psnr(x, truth) for x in (clips[:, :, -1], pictures, mapped, coded[:, :, -1])]
     if sheet:
         write_sheet(columns, sheet)
+    photos = pictures[: len(photos)]
     still_clip = transition(photos, photos)
     codec = psnr(components.codec.decode(components.codec.encode(still_clip)), still_clip).mean().item()
     count = len(photos)
@@ -160,13 +170,15 @@ def generate(
     num_inference_steps: int,
     shift: float,
     seed: int = 0,
+    anchors: Tensor | None = None,
 ) -> Tensor:
-    """Clips (B, 3, 25, H, W) from one condition frame and grey padding, without guidance; one picture at a time."""
+    """Clips (B, 3, 25, H, W) from one condition frame, one picture at a time. Padding: `anchors`, or grey without."""
     generator = torch.Generator().manual_seed(seed)
     embeds = components.encode_text(prompts)
     clips = []
-    for picture, embed in zip(pictures, embeds, strict=True):
-        pixels = picture.new_zeros(1, 3, NUM_FRAMES, *picture.shape[1:])
+    rest = torch.zeros_like(pictures) if anchors is None else anchors
+    for picture, anchor, embed in zip(pictures, rest, embeds, strict=True):
+        pixels = anchor[None, :, None].repeat(1, 1, NUM_FRAMES, 1, 1)
         pixels[:, :, 0] = picture
         clips.append(sample(components, pixels, embed[None], num_inference_steps, shift, generator))
     return torch.cat(clips).clamp(-1, 1)

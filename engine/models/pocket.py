@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel  
 
 PARTS = ("transformer", "codec", "text_encoder", "tokenizer")
 MASK_CHANNELS = 4
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
 @dataclass(frozen=True)
@@ -158,33 +159,51 @@ def build_transformer(codec: PocketCodec, shape: PocketShape) -> WanTransformer3
         num_layers=shape.num_layers,
         rope_max_seq_len=256,
     )
-    _Identity(transformer, codec, shape).initialise()
+    _Identity(transformer, codec).initialise()
     return transformer
 
 
-def hold_constant(transformer: WanTransformer3DModel, codec: PocketCodec, shape: PocketShape) -> None:
+def hold_constant(transformer: WanTransformer3DModel, codec: PocketCodec) -> None:
     """Stop gradients to whatever multiplies the constant pair: it is ten times larger than any other input, so one
     optimizer step there would shake every output. Biases learn the same things."""
-    pair = list(_Identity(transformer, codec, shape).pair)
+    width = transformer.proj_out.in_features
+    pair = list(_Identity(transformer, codec).pair)
 
-    def keep(parameter: nn.Parameter, *index: object) -> None:
+    def hold(parameter: nn.Parameter, *index: object) -> None:
         free = torch.ones_like(parameter)
         free[index] = 0.0
         parameter.register_hook(lambda gradient: gradient * free)
 
     for block in transformer.blocks:
         for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v, block.attn2.to_q, block.ffn.net[0].proj):
-            keep(layer.weight, slice(None), pair)
-        keep(block.scale_shift_table, ..., pair)
-        keep(block.norm2.weight, pair)
-        keep(block.norm2.bias, pair)
-    keep(transformer.proj_out.weight, slice(None), pair)
-    keep(transformer.scale_shift_table, ..., pair)
+            hold(layer.weight, slice(None), pair)
+        hold(block.scale_shift_table, ..., pair)
+        hold(block.norm2.weight, pair)
+        hold(block.norm2.bias, pair)
+    hold(transformer.proj_out.weight, slice(None), pair)
+    hold(transformer.scale_shift_table, ..., pair)
     embedder = transformer.condition_embedder
     for layer, repeats in ((embedder.time_embedder.linear_2, 1), (embedder.time_proj, 6)):
-        rows = [shape.width * part + dimension for part in range(repeats) for dimension in pair]
-        keep(layer.weight, rows)
-        keep(layer.bias, rows)
+        rows = [width * part + dimension for part in range(repeats) for dimension in pair]
+        hold(layer.weight, rows)
+        hold(layer.bias, rows)
+
+
+def add_lora(transformer: WanTransformer3DModel, rank: int) -> None:
+    """Add an untrained LoRA to every layer that an SVI LoRA adapts; alpha = rank. Only it needs gradients then."""
+    from peft import LoraConfig
+
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
+
+
+def save_lora(transformer: WanTransformer3DModel, path: Path) -> None:
+    """Write the LoRA in diffusers layout, float16: transformer.blocks.N.….lora_A.weight."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    weights = get_peft_model_state_dict(transformer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"transformer.{key}": value.half().contiguous() for key, value in weights.items()}, path)
 
 
 class _Identity:
@@ -201,8 +220,11 @@ class _Identity:
     SELECT = 25.0  # logit gap between latent frame 0 and the others
     TILT = 2.0  # logit slope over y of the heads that average the upper and the lower part
 
-    def __init__(self, transformer: WanTransformer3DModel, codec: PocketCodec, shape: PocketShape) -> None:
-        self.transformer, self.shape = transformer, shape
+    def __init__(self, transformer: WanTransformer3DModel, codec: PocketCodec) -> None:
+        self.transformer = transformer
+        self.num_heads = transformer.config.num_attention_heads
+        self.head_dim = transformer.config.attention_head_dim
+        self.width = self.num_heads * self.head_dim
         coded = codec.num_coded
         self.own = range(0, coded)
         self.fetched = range(coded, 2 * coded)
@@ -210,10 +232,10 @@ class _Identity:
         self.places = range(self.noisy.stop, self.noisy.stop + COORDINATES)
         self.mask = self.places.stop
         self.pair = (self.mask + 1, self.mask + 2)
-        self.free = range(self.mask + 3, shape.width)
+        self.free = range(self.mask + 3, self.width)
         self.channels = codec.latent_channels
         content = 2 * coded + self.NOISY + 20  # expected square norm of everything but the pair
-        self.scale = math.sqrt((2 * self.CONSTANT**2 + content) / shape.width)
+        self.scale = math.sqrt((2 * self.CONSTANT**2 + content) / self.width)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -259,8 +281,8 @@ class _Identity:
     def _fetch(self, attention: nn.Module) -> None:
         """The first two heads copy the condition of the frame-0 token of the same place."""
         heads = self._heads()
-        amplitude = math.sqrt(self.PEAK * math.sqrt(self.shape.head_dim))
-        _, height, width = _rotary_pairs(self.shape.head_dim)
+        amplitude = math.sqrt(self.PEAK * math.sqrt(self.head_dim))
+        _, height, width = _rotary_pairs(self.head_dim)
         copied = list(zip(self.own, self.fetched, strict=True))
         half = -(-len(copied) // 2)
         for head, part in zip(heads[:2], (copied[:half], copied[half:]), strict=True):
@@ -275,8 +297,8 @@ class _Identity:
 
     def _average(self, attention: nn.Module) -> None:
         """Three heads average frame 0: everywhere, mostly the upper part, mostly the lower part."""
-        amplitude = math.sqrt(self.TILT * math.sqrt(self.shape.head_dim))
-        _, height, _ = _rotary_pairs(self.shape.head_dim)
+        amplitude = math.sqrt(self.TILT * math.sqrt(self.head_dim))
+        _, height, _ = _rotary_pairs(self.head_dim)
         for head, tilt in zip(self._heads()[2:5], (0.0, -1.0, 1.0), strict=True):
             attention.to_q.weight[head], attention.to_k.weight[head] = 0.0, 0.0
             self._select(attention, head)
@@ -285,8 +307,8 @@ class _Identity:
 
     def _select(self, attention: nn.Module, head: range) -> None:
         """Give latent frame 0 a logit that is `SELECT` higher, through the slowest rotary pairs of time."""
-        slow = _rotary_pairs(self.shape.head_dim)[0][-3:]
-        amplitude = math.sqrt(self.SELECT * math.sqrt(self.shape.head_dim) / (2 * len(slow)))
+        slow = _rotary_pairs(self.head_dim)[0][-3:]
+        amplitude = math.sqrt(self.SELECT * math.sqrt(self.head_dim) / (2 * len(slow)))
         for pair in slow:
             attention.to_q.bias[head[pair]] = amplitude
             attention.to_k.bias[head[pair]] = -amplitude
@@ -305,14 +327,14 @@ class _Identity:
 
     def _reads(self, source: int) -> Tensor:
         """Weights (width,) that recover one residual dimension from the output of LayerNorm."""
-        weights = torch.zeros(self.shape.width)
+        weights = torch.zeros(self.width)
         weights[source] = self.scale
         weights[list(self.pair)] = -self.scale / 2
         return weights
 
     def _heads(self) -> list[range]:
-        size = self.shape.head_dim
-        return [range(index * size, (index + 1) * size) for index in range(self.shape.num_heads)]
+        size = self.head_dim
+        return [range(index * size, (index + 1) * size) for index in range(self.num_heads)]
 
 
 def _rotary_pairs(head_dim: int) -> tuple[list[int], list[int], list[int]]:

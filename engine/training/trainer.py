@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import random
+import shutil
 import signal
 import threading
 import time
@@ -70,6 +71,13 @@ class TransformerSettings(Settings):
     text_tokens: int = Field(20, ge=4)
 
 
+class LoraSettings(Settings):
+    """Train low-rank changes of a finished model instead of a new model."""
+
+    base: Path
+    rank: int = Field(32, ge=1)
+
+
 class TrainingConfig(Settings):
     """Everything a run depends on. Paths are relative to the working directory."""
 
@@ -80,6 +88,7 @@ class TrainingConfig(Settings):
     photo_share: float = Field(0.6, ge=0, le=1)
     codec: CodecSettings = CodecSettings()
     transformer: TransformerSettings = TransformerSettings()
+    lora: LoraSettings | None = None
     phases: tuple[Phase, ...] = Field(min_length=1)
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -173,31 +182,44 @@ def train(recipe: Path, *, until: int | None = None) -> Iterator[dict[str, Any]]
             save_checkpoint(checkpoint, snapshot(state))
         yield _record(journal, "checkpoint", step=state.step)
         if config.publish_to and state.step == config.num_steps:
-            measured, replaced = publish(config.output / "best", config.publish_to)
-            yield _record(journal, "published", replaced=replaced, passed=measured.passed, score=score(measured))
+            yield _record(journal, "published", **_publish(config))
 
 
 def start(config: TrainingConfig, source: PictureSource) -> TrainingState:
-    """A fresh state: fitted codec, analytic transformer, untrained text encoder."""
+    """A fresh state: a new model at its analytic starting point, or a finished one with an untrained LoRA."""
     torch.manual_seed(config.seed)
-    rng = random.Random(config.seed)
-    shape = PocketShape(**config.transformer.model_dump())
-    codec = fit_codec(source, random.Random(config.seed), config.codec)
-    text = pocket.build_text(known_words(), shape)
-    components = PocketComponents(pocket.build_transformer(codec, shape).train(), codec, text)
+    components = _with_lora(config.lora) if config.lora else _new_model(config, source)
+    transformer, text = components.transformer.train(), components.encode_text
     average = PocketComponents(
-        copy.deepcopy(components.transformer).eval().requires_grad_(False),
-        codec,
+        copy.deepcopy(transformer).eval().requires_grad_(False),
+        components.codec,
         PocketText(text.tokenizer, copy.deepcopy(text.encoder).eval().requires_grad_(False), text.num_tokens),
     )
-    pocket.hold_constant(components.transformer, codec, shape)
+    if not config.lora:
+        pocket.hold_constant(transformer, components.codec)
     optimizer = torch.optim.AdamW(
-        [*components.transformer.parameters(), *text.encoder.parameters()],
+        [p for p in (*transformer.parameters(), *text.encoder.parameters()) if p.requires_grad],
         lr=config.learning_rate(0),
         betas=(0.9, 0.98),
         weight_decay=config.weight_decay,
     )
-    return TrainingState(components, average, optimizer, rng, torch.Generator().manual_seed(config.seed))
+    noise = torch.Generator().manual_seed(config.seed)
+    return TrainingState(components, average, optimizer, random.Random(config.seed), noise)
+
+
+def _new_model(config: TrainingConfig, source: PictureSource) -> PocketComponents:
+    shape = PocketShape(**config.transformer.model_dump())
+    codec = fit_codec(source, random.Random(config.seed), config.codec)
+    text = pocket.build_text(known_words(), shape)
+    return PocketComponents(pocket.build_transformer(codec, shape), codec, text)
+
+
+def _with_lora(settings: LoraSettings) -> PocketComponents:
+    components = pocket.load_components(settings.base)
+    components.transformer.requires_grad_(False)
+    components.encode_text.encoder.requires_grad_(False)
+    pocket.add_lora(components.transformer, settings.rank)
+    return components
 
 
 def train_step(
@@ -330,13 +352,32 @@ def _update(state: TrainingState, loss: Tensor, rate: float, config: TrainingCon
 
 
 def _evaluate(state: TrainingState, config: TrainingConfig, journal) -> Iterator[dict[str, Any]]:
-    measured = report(state.average, size=config.evaluate_size, num_toys=0, linear=False)
+    measured = report(
+        state.average,
+        size=config.evaluate_size,
+        num_toys=0,
+        linear=False,
+        padding=config.padding,
+        later=bool(config.lora),
+    )
     figures = {name: round(at.generated, 2) for name, at in measured.photos.items()}
     yield _record(journal, "gates", step=state.step, score=score(measured), passed=measured.passed, figures=figures)
     if score(measured) > state.best:
         state.best = score(measured)
-        pocket.save_components(state.average, config.output / "best")
-        yield _record(journal, "best", step=state.step, folder=str(config.output / "best"))
+        if config.lora:
+            pocket.save_lora(state.average.transformer, config.output / "best.safetensors")
+        else:
+            pocket.save_components(state.average, config.output / "best")
+        yield _record(journal, "best", step=state.step)
+
+
+def _publish(config: TrainingConfig) -> dict[str, Any]:
+    if config.lora:
+        config.publish_to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config.output / "best.safetensors", config.publish_to)
+        return {"replaced": True}
+    measured, replaced = publish(config.output / "best", config.publish_to)
+    return {"replaced": replaced, "passed": measured.passed, "score": score(measured)}
 
 
 def _record(journal, kind: str, **values: Any) -> dict[str, Any]:

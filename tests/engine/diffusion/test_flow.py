@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def test_a_prediction_of_the_latents_is_as_good_as_one_of_the_velocity():
 
 def test_euler_steps_of_any_size_stay_on_the_path():
     latents, sigmas = NOISE, flow.sigma_schedule(5, shift=5.0)
-    for sigma, next_sigma in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, next_sigma in pairwise(sigmas):
         latents = flow.euler_step(latents, VELOCITY, sigma, next_sigma)
         torch.testing.assert_close(latents, flow.add_noise(LATENTS, NOISE, next_sigma), **EXACT)
 

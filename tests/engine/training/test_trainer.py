@@ -4,6 +4,8 @@ import yaml
 
 from engine.config import PRESETS
 from engine.errors import ConfigError
+from engine.models.lora import read_lora
+from engine.models.pocket import load_components
 from engine.training import trainer
 from engine.training.checkpoint import load_checkpoint
 
@@ -87,6 +89,18 @@ def test_the_constant_pair_is_not_trained(recipe):
     trainer.train_step(state, config, source)
     same = (transformer.proj_out.weight == start).all(0)
     assert same.sum() == 2
+
+
+def test_a_lora_trains_alone_and_is_one_the_engine_reads(recipe, tmp_path):
+    list(trainer.train(recipe("base", evaluate_every=2), until=2))
+    base = tmp_path / "base" / "best"
+    shot = recipe("shot", lora={"base": str(base), "rank": 2}, padding="anchor", five_motion_frames=0.0, evaluate_every=2)
+    records = list(trainer.train(shot, until=4))
+    assert [record["kind"] for record in records].count("gates") == 2
+    before, after = load_components(base), load_components(base)
+    lora = read_lora(tmp_path / "shot" / "best.safetensors", after.transformer)
+    assert len(lora.modules) == 10
+    assert equal(before.transformer.state_dict(), after.transformer.state_dict())
 
 
 def test_a_hook_sees_and_changes_the_condition(recipe):
