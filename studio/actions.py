@@ -64,7 +64,7 @@ class Actions:
         self.tokens = tokens
         self.rates = rates
         self.uploads = uploads
-        self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._locks: dict[str, threading.RLock] = {}
         self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
         self._undo: dict[str, list[tuple[str, Project]]] = defaultdict(list)
         self._exports: dict[str, view.ExportFacts] = {}
@@ -161,7 +161,7 @@ class Actions:
         owner = self._owner_with_room(owner)
         self.rates.count("copy", owner)
         title = f"{self.library.project(project_id).title[: MAX_TITLE_CHARACTERS - 7]} (copy)"
-        with self._locks[project_id]:
+        with self._lock(project_id):
             copied = self.library.copy(owner, self.library.folder(project_id), title=title)
         return Created(copied, self.tokens.give(copied, "edit"))
 
@@ -185,6 +185,9 @@ class Actions:
 
     def _other_preset(self, name: str) -> Any:
         raise InputError(f"This studio runs the preset “{self.library.default.name}”, not “{str(name)[:64]}”.")
+
+    def _lock(self, name: str) -> threading.RLock:
+        return self._locks.setdefault(name, threading.RLock())
 
     # Looking
 
@@ -210,7 +213,7 @@ class Actions:
         job = self.queue.job_of(project_id)
         live = self.feed.live(project_id)
         unavailable = self.queue.unavailable if snapshot.preset.name == self.library.default.name else None
-        with self._locks["undo:" + project_id]:
+        with self._lock("undo:" + project_id):
             undo = self._undo[project_id][-1][0] if self._undo.get(project_id) else ""
         return view.state(
             view.Facts(
@@ -307,7 +310,7 @@ class Actions:
         action, key = body.get("action"), body.get("key", "")
         if not isinstance(key, str) or len(key) > 100:
             raise InputError("The key of an action must be a text of up to 100 characters.")
-        with self._locks[project_id]:
+        with self._lock(project_id):
             known = self._answered[project_id]
             if key and key in known:
                 return known[key]
@@ -394,7 +397,7 @@ class Actions:
 
     def _grow(self, job: Job) -> bool:
         """Append the next clip of a film that goes on until somebody stops it. Called by the queue's thread."""
-        with self._locks[job.project_id]:
+        with self._lock(job.project_id):
             current = self.queue.job_of(job.project_id)
             if current is None or not current.forever:
                 return False
@@ -495,7 +498,7 @@ class Actions:
             self._edit(project_id, label, lambda before: before.model_copy(update=changes))
 
     def _undo_last(self, project_id: str, body: Body) -> None:
-        with self._locks["undo:" + project_id]:
+        with self._lock("undo:" + project_id):
             if not self._undo[project_id]:
                 raise InputError("There is nothing to undo.")
             label, before = self._undo[project_id][-1]
@@ -504,7 +507,7 @@ class Actions:
             raise InputError("The clip this would remove is being made.", "Pause first.")
         fields = {name: getattr(before, name) for name in UNDONE_FIELDS}
         self.library.store(project_id).edit(lambda project: project.model_copy(update=fields))
-        with self._locks["undo:" + project_id]:
+        with self._lock("undo:" + project_id):
             self._undo[project_id].pop()
         self._changed(project_id)
         self.feed.announce(project_id, f"Undone: {label.lower()}.")
@@ -522,7 +525,7 @@ class Actions:
             if not label:
                 self._changed(project_id)
                 return after
-            with self._locks["undo:" + project_id]:
+            with self._lock("undo:" + project_id):
                 stack = self._undo[project_id]
                 stack.append((label, seen[0]))
                 del stack[:-MAX_UNDO]

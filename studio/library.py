@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ class Library:
         self._lock = threading.Lock()
         self._stores: dict[str, Store] = {}
         self._snapshots: dict[str, Snapshot] = {}
-        self._planning: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._planning: dict[str, threading.Lock] = {}
         self._presets = {default.name: default}
         self._examples: tuple[Example, ...] | None = None
         with disk_errors_explained("the data folder"):
@@ -122,7 +121,7 @@ class Library:
     def snapshot(self, project_id: str) -> Snapshot:
         """Plan, takes and preset of the project; read anew only when something on disk changed."""
         store = self.store(project_id)
-        with self._planning[project_id]:
+        with self._planning.setdefault(project_id, threading.Lock()):
             current = signature(store.folder)
             known = self._snapshots.get(project_id)
             if known and known.signature == current:

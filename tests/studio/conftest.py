@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount
@@ -15,27 +16,63 @@ from starlette.testclient import TestClient
 
 import studio as studio_package
 from engine import film as engine_film
-from engine.config import Config
+from engine import storyboard
+from engine.config import Config, load_preset
+from engine.domain import new_id
 from engine.project.store import Store
 from studio import Studio
 from studio.actions import export_name
+from studio.library import owner_of
 from studio.routes import PREFIX
 from tests.fakes import ScriptedBackend
 
+from tests.conftest import PRESET
+
 OWNER = "owner-of-the-tests"
+
+
+def opened(folder: Path, backend: str, *, data: str = "data") -> Studio:
+    """A studio on `folder`, with the preset of the tests and a scripted backend; not started."""
+    config = Config(data_dir=folder / data, preset=str(folder / "tiny.yaml"), reserve_bytes=0)
+    return studio_package.open_studio(
+        config, backend=f"tests.studio.backends:{backend}", examples=folder / "examples"
+    )
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """An empty project, made once: importing its picture takes a process."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "weights").mkdir()
+    (folder / "tiny.yaml").write_text(PRESET)
+    Image.effect_mandelbrot((96, 72), (-2, -1.5, 1, 1.5), 30).convert("RGB").save(folder / "picture.png")
+    engine_film.create(
+        folder / "project", folder / "picture.png", load_preset(str(folder / "tiny.yaml")), idea="a hill, night", title="A hill"
+    )
+    return folder / "project"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[Studio]:
+    """A studio with a slow backend, for the tests that leave its worker alone."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "weights").mkdir()
+    (folder / "weights" / "model.safetensors").write_bytes(b"stand-in")
+    (folder / "tiny.yaml").write_text(PRESET)
+    studio = opened(folder, "slow")
+    studio.start()
+    yield studio
+    studio.close()
 
 
 @pytest.fixture
 def open_studio(tmp_path, preset) -> Iterator[Callable[..., Studio]]:
     """A function that opens a studio on the test's data folder; all of them are closed at the end."""
-    opened: list[Studio] = []
+    made: list[Studio] = []
 
-    def make(backend: str = "fast", *, start: bool = True, beat_s: float | None = None, data: str = "data") -> Studio:
-        config = Config(data_dir=tmp_path / data, preset=str(tmp_path / "tiny.yaml"), reserve_bytes=0)
-        studio = studio_package.open_studio(
-            config, backend=f"tests.studio.backends:{backend}", examples=tmp_path / "examples"
-        )
-        opened.append(studio)
+    def make(backend: str = "fast", *, start: bool = True, beat_s: float | None = None) -> Studio:
+        studio = opened(tmp_path, backend)
+        made.append(studio)
         if beat_s:
             studio.queue._options = replace(studio.queue._options, beat_s=beat_s)
         if start:
@@ -43,7 +80,7 @@ def open_studio(tmp_path, preset) -> Iterator[Callable[..., Studio]]:
         return studio
 
     yield make
-    for studio in opened:
+    for studio in made:
         studio.close()
 
 
@@ -104,13 +141,19 @@ def upload(studio: Studio, picture: Path) -> Path:
     return Path(shutil.copy(picture, folder))
 
 
-def new_film(studio: Studio, picture: Path, *, clips: int = 0, owner: str = OWNER, client: TestClient | None = None) -> Film:
-    created = studio.actions.create(owner, upload(studio, picture), keywords="a hill, night")
-    film = Film(studio, client or client_of(studio), created.project_id, created.token)
-    for number in range(clips):
-        last = film.state()["clips"][-1:]
-        film.do("insert", prompt=f"prompt {number + 1}", **({"after": last[0]["id"]} if last else {}))
-    return film
+@pytest.fixture
+def new_film(template) -> Callable[..., Film]:
+    """A function that gives a film with clips called “prompt 1” … to an owner of its own."""
+
+    def make(studio: Studio, *, clips: int = 0, owner: str = "", client: TestClient | None = None) -> Film:
+        project_id = studio.actions.library.copy(owner_of(owner or new_id()), template)
+        film = Film(studio, client or client_of(studio), project_id, studio.tokens.give(project_id, "edit"))
+        if clips:
+            prompts = [f"prompt {number}" for number in range(1, clips + 1)]
+            studio.actions.library.store(project_id).edit(lambda project: storyboard.append(project, prompts))
+        return film
+
+    return make
 
 
 def finish(film: Film) -> None:

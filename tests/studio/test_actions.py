@@ -6,7 +6,7 @@ from engine.domain import MAX_PROMPT_CHARACTERS
 from engine.errors import InputError, ProjectError
 from studio.limits import MAX_PER_HOUR, MAX_PROJECTS
 from studio.routes import PREFIX
-from tests.studio.conftest import OWNER, new_film, upload
+from tests.studio.conftest import OWNER, upload
 
 PROMPTS = [
     "${alert(1)}",
@@ -42,8 +42,8 @@ def test_only_uploads_can_become_pictures(quiet, picture):
     assert picture.exists()
 
 
-def test_a_drafted_storyline_has_the_length_asked_for_and_can_be_undone(quiet, picture):
-    film = new_film(quiet, picture)
+def test_a_drafted_storyline_has_the_length_asked_for_and_can_be_undone(quiet, new_film):
+    film = new_film(quiet)
     state = film.do("draft", keywords="a hill, fog", length=5)
     assert len(state["clips"]) == 5 and state["project"]["idea"] == "a hill, fog"
     assert state["undo"] == {"label": "Draft storyline"}
@@ -51,8 +51,8 @@ def test_a_drafted_storyline_has_the_length_asked_for_and_can_be_undone(quiet, p
     assert film.act("undo").status_code == 400
 
 
-def test_redrafting_keeps_the_clips_before(quiet, picture):
-    film = new_film(quiet, picture, clips=4)
+def test_redrafting_keeps_the_clips_before(quiet, new_film):
+    film = new_film(quiet, clips=4)
     before = [clip["prompt"] for clip in film.state()["clips"]]
     after = film.do("redraft_from", clip_id=film.state()["clips"][2]["id"])
     prompts = [clip["prompt"] for clip in after["clips"]]
@@ -60,8 +60,8 @@ def test_redrafting_keeps_the_clips_before(quiet, picture):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_hostile_prompts_stay_text(quiet, picture, prompt):
-    film = new_film(quiet, picture, clips=1)
+def test_hostile_prompts_stay_text(quiet, new_film, prompt):
+    film = new_film(quiet, clips=1)
     clip = film.state()["clips"][0]
     raw = film.act("set_prompt", clip_id=clip["id"], prompt=prompt)
     assert raw.status_code == 200
@@ -72,8 +72,8 @@ def test_hostile_prompts_stay_text(quiet, picture, prompt):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_prompt_of_10_000_characters_is_refused_and_nothing_changes(quiet, picture):
-    film = new_film(quiet, picture, clips=1)
+def test_a_prompt_of_10_000_characters_is_refused_and_nothing_changes(quiet, new_film):
+    film = new_film(quiet, clips=1)
     before = film.state()
     answer = film.act("set_prompt", clip_id=before["clips"][0]["id"], prompt="x" * 10_000)
     assert answer.status_code == 400 and f"{MAX_PROMPT_CHARACTERS:,}" in answer.json()["message"]
@@ -113,8 +113,8 @@ def test_a_prompt_of_10_000_characters_is_refused_and_nothing_changes(quiet, pic
         (["draft"], {}),
     ],
 )
-def test_wrong_arguments_are_refused_in_words(quiet, picture, action, details):
-    film = new_film(quiet, picture, clips=1)
+def test_wrong_arguments_are_refused_in_words(quiet, new_film, action, details):
+    film = new_film(quiet, clips=1)
     before = film.state()
     details.setdefault("clip_id", before["clips"][0]["id"]) if action != "set_prompt" else None
     answer = film.client.post(
@@ -127,24 +127,24 @@ def test_wrong_arguments_are_refused_in_words(quiet, picture, action, details):
     assert film.state()["clips"] == before["clips"]
 
 
-def test_a_repeated_key_acts_once(quiet, picture):
-    film = new_film(quiet, picture)
+def test_a_repeated_key_acts_once(quiet, new_film):
+    film = new_film(quiet)
     first = film.act("insert", prompt="only once", key="click-1").json()
     again = film.act("insert", prompt="only once", key="click-1").json()
     assert first == again
     assert len(film.state()["clips"]) == 1
 
 
-def test_every_edit_raises_the_revision_and_an_unchanged_state_is_204(quiet, picture):
-    film = new_film(quiet, picture, clips=1)
+def test_every_edit_raises_the_revision_and_an_unchanged_state_is_204(quiet, new_film):
+    film = new_film(quiet, clips=1)
     rev = film.state()["rev"]
     assert film.get("state", since=rev).status_code == 204
     film.do("set_settings", title="Storm")
     assert film.get("state", since=rev).json()["project"]["title"] == "Storm"
 
 
-def test_an_edit_from_the_command_line_is_seen(quiet, picture):
-    film = new_film(quiet, picture, clips=2)
+def test_an_edit_from_the_command_line_is_seen(quiet, new_film):
+    film = new_film(quiet, clips=2)
     rev = film.state()["rev"]
     from engine.project.store import Store
 
@@ -152,8 +152,8 @@ def test_an_edit_from_the_command_line_is_seen(quiet, picture):
     assert len(film.get("state", since=rev).json()["clips"]) == 1
 
 
-def test_move_duplicate_and_delete_keep_what_was_written(quiet, picture):
-    film = new_film(quiet, picture, clips=3)
+def test_move_duplicate_and_delete_keep_what_was_written(quiet, new_film):
+    film = new_film(quiet, clips=3)
     ids = [clip["id"] for clip in film.state()["clips"]]
     moved = film.do("move", clip_id=ids[0], to=2)
     assert [clip["prompt"] for clip in moved["clips"]] == ["prompt 2", "prompt 3", "prompt 1"]
@@ -164,8 +164,8 @@ def test_move_duplicate_and_delete_keep_what_was_written(quiet, picture):
     assert [clip["id"] for clip in restored["clips"]] == ids
 
 
-def test_settings_are_kept_and_a_title_is_not_worth_an_undo(quiet, picture):
-    film = new_film(quiet, picture)
+def test_settings_are_kept_and_a_title_is_not_worth_an_undo(quiet, new_film):
+    film = new_film(quiet)
     state = film.do("set_settings", title="  Storm\nover the hill ", idea="storm", variant="shot", num_inference_steps=7, seed=5)
     project = state["project"]
     assert (project["title"], project["idea"], project["variant"]) == ("Storm over the hill", "storm", "shot")
@@ -174,39 +174,39 @@ def test_settings_are_kept_and_a_title_is_not_worth_an_undo(quiet, picture):
     assert film.do("set_settings", title="Calm")["undo"] is None
 
 
-def test_shot_repeats_one_prompt(quiet, picture):
-    film = new_film(quiet, picture)
+def test_shot_repeats_one_prompt(quiet, new_film):
+    film = new_film(quiet)
     film.do("set_settings", variant="shot")
     prompts = {clip["prompt"] for clip in film.do("draft", length=3)["clips"]}
     assert len(prompts) == 1
 
 
-def test_extend_by_several_shows_the_prompts_first_and_by_one_starts_at_once(quiet, picture):
-    film = new_film(quiet, picture, clips=1)
+def test_extend_by_several_shows_the_prompts_first_and_by_one_starts_at_once(quiet, new_film):
+    film = new_film(quiet, clips=1)
     state = film.do("extend", count=5)
     assert len(state["clips"]) == 6 and state["phase"] == "ready"
     state = film.do("extend", count=1)
     assert len(state["clips"]) == 7 and state["phase"] == "queued"
 
 
-def test_generating_nothing_is_refused(quiet, picture):
-    film = new_film(quiet, picture)
+def test_generating_nothing_is_refused(quiet, new_film):
+    film = new_film(quiet)
     assert "Draft a storyline" in film.act("generate").json()["hint"]
 
 
-def test_a_full_disk_is_said_before_a_job_is_queued(quiet, picture):
-    film = new_film(quiet, picture, clips=1)
+def test_a_full_disk_is_said_before_a_job_is_queued(quiet, new_film):
+    film = new_film(quiet, clips=1)
     quiet.actions.config = quiet.actions.config.model_copy(update={"reserve_bytes": 10**18})
     answer = film.act("generate")
     assert answer.status_code == 400 and "No room" in answer.json()["message"]
     assert film.state()["phase"] == "ready"
 
 
-def test_an_owner_has_at_most_one_running_and_three_waiting_jobs(quiet, picture):
-    films = [new_film(quiet, picture, clips=1) for _ in range(5)]
+def test_an_owner_has_at_most_one_running_and_three_waiting_jobs(quiet, new_film):
+    films = [new_film(quiet, clips=1, owner=OWNER) for _ in range(5)]
     answers = [film.act("generate").status_code for film in films]
     assert answers == [200, 200, 200, 200, 400]
-    other = new_film(quiet, picture, clips=1, owner="somebody-else")
+    other = new_film(quiet, clips=1, owner="somebody-else")
     assert other.act("generate").status_code == 200
     assert other.state()["job"]["place"] == 4
 
@@ -218,8 +218,8 @@ def test_an_owner_has_at_most_twenty_projects(quiet, picture):
         quiet.actions.create("another-owner", upload(quiet, picture))
 
 
-def test_drafts_an_hour_are_limited(quiet, picture):
-    film = new_film(quiet, picture)
+def test_drafts_an_hour_are_limited(quiet, new_film):
+    film = new_film(quiet)
     owner = quiet.actions.library.owner(film.id)
     for _ in range(MAX_PER_HOUR["draft"]):
         quiet.actions.rates.count("draft", owner)
@@ -227,8 +227,8 @@ def test_drafts_an_hour_are_limited(quiet, picture):
     assert answer.status_code == 400 and "last hour" in answer.json()["message"]
 
 
-def test_a_view_link_shows_and_copies_but_changes_nothing(quiet, picture):
-    film = new_film(quiet, picture, clips=2)
+def test_a_view_link_shows_and_copies_but_changes_nothing(quiet, new_film):
+    film = new_film(quiet, clips=2)
     shared = film.act("share").json()
     assert shared["url"] == f"/?project={film.id}&token={shared['token']}"
     film.token = shared["token"]
@@ -241,8 +241,8 @@ def test_a_view_link_shows_and_copies_but_changes_nothing(quiet, picture):
     assert film.state()["project"]["title"].endswith("(copy)")
 
 
-def test_a_copy_does_not_tell_whose_it_was(quiet, picture):
-    film = new_film(quiet, picture, clips=1)
+def test_a_copy_does_not_tell_whose_it_was(quiet, new_film):
+    film = new_film(quiet, clips=1)
     film.do("set_settings", title="One")
     copied = quiet.actions.copy("the-visitor", film.id)
     folder = quiet.data / "films" / copied.project_id
@@ -251,7 +251,7 @@ def test_a_copy_does_not_tell_whose_it_was(quiet, picture):
     assert quiet.actions.library.owner(copied.project_id) != quiet.actions.library.owner(film.id)
 
 
-def test_an_example_opens_as_an_own_project(quiet, picture, store):
+def test_an_example_opens_as_an_own_project(quiet, store):
     store.folder.rename(quiet.data.parent / "examples-made")
     (quiet.data.parent / "examples").mkdir()
     (quiet.data.parent / "examples-made").rename(quiet.data.parent / "examples" / "hill")
@@ -263,8 +263,8 @@ def test_an_example_opens_as_an_own_project(quiet, picture, store):
         quiet.actions.open_example(OWNER, "../hill")
 
 
-def test_a_damaged_project_says_so_and_the_others_answer(quiet, picture):
-    film, other = new_film(quiet, picture), new_film(quiet, picture)
+def test_a_damaged_project_says_so_and_the_others_answer(quiet, new_film):
+    film, other = new_film(quiet), new_film(quiet)
     (quiet.data / "films" / film.id / "project.json").write_text("{")
     answer = film.get("state")
     assert answer.status_code == 400 and "damaged" in answer.json()["message"]
@@ -272,7 +272,7 @@ def test_a_damaged_project_says_so_and_the_others_answer(quiet, picture):
 
 
 def test_owner_secrets_are_not_written_to_the_disk(quiet, picture):
-    new_film(quiet, picture, owner="a-very-secret-owner")
+    quiet.actions.create("a-very-secret-owner", upload(quiet, picture))
     files = [file for file in quiet.data.rglob("*") if file.is_file()]
     assert files and not any(b"a-very-secret-owner" in file.read_bytes() for file in files)
 

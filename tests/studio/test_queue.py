@@ -9,7 +9,7 @@ import pytest
 from engine.domain import new_id
 from engine.project.store import Store
 from studio import queue as queue_module
-from tests.studio.conftest import client_of, new_film
+from tests.studio.conftest import client_of
 
 
 def worker_pid(film) -> int:
@@ -24,8 +24,8 @@ def open_gate(studio) -> None:
     (studio.preset.folder / "gate").touch()
 
 
-def test_generate_makes_every_clip_and_plays_as_it_grows(open_studio, picture):
-    film = new_film(open_studio("slow"), picture, clips=3)
+def test_generate_makes_every_clip_and_plays_as_it_grows(shared, new_film):
+    film = new_film(shared, clips=3)
     rev = film.state()["rev"]
     film.do("generate")
     first = film.until(lambda state: state["film"]["segments"])
@@ -46,8 +46,8 @@ def test_generate_makes_every_clip_and_plays_as_it_grows(open_studio, picture):
     assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"]
 
 
-def test_a_moving_preview_is_served_while_a_clip_is_made(open_studio, picture):
-    film = new_film(open_studio("slow"), picture, clips=2)
+def test_a_moving_preview_is_served_while_a_clip_is_made(shared, new_film):
+    film = new_film(shared, clips=2)
     film.do("generate")
     seen = film.until(lambda state: any(clip["preview_url"] for clip in state["clips"]))
     answer = film.client.get(next(clip["preview_url"] for clip in seen["clips"] if clip["preview_url"]))
@@ -55,8 +55,8 @@ def test_a_moving_preview_is_served_while_a_clip_is_made(open_studio, picture):
     assert answer.status_code == 404 or len(answer.content) <= 100_000
 
 
-def test_pause_ends_within_a_step_and_resume_finishes(open_studio, picture):
-    film = new_film(open_studio("slow"), picture, clips=3)
+def test_pause_ends_within_a_step_and_resume_finishes(shared, new_film):
+    film = new_film(shared, clips=3)
     film.do("set_settings", num_inference_steps=20)
     film.do("generate")
     film.until(lambda state: (state["job"] or {}).get("step", 0) >= 2)
@@ -71,9 +71,9 @@ def test_pause_ends_within_a_step_and_resume_finishes(open_studio, picture):
     assert statuses(film.until_phase("finished")) == ["done"] * 3
 
 
-def test_stop_keeps_finished_clips_and_a_waiting_job_leaves_the_lane_at_once(open_studio, picture):
+def test_stop_keeps_finished_clips_and_a_waiting_job_leaves_the_lane_at_once(open_studio, new_film):
     studio = open_studio("gated")
-    first, second = (new_film(studio, picture, clips=2) for _ in range(2))
+    first, second = (new_film(studio, clips=2) for _ in range(2))
     first.do("generate")
     second.do("generate")
     assert second.state()["message"].startswith("1 job before yours")
@@ -85,9 +85,9 @@ def test_stop_keeps_finished_clips_and_a_waiting_job_leaves_the_lane_at_once(ope
     assert statuses(ended)[0] == "done"
 
 
-def test_jobs_run_first_come_first_served(open_studio, picture):
+def test_jobs_run_first_come_first_served(open_studio, new_film):
     studio = open_studio("gated")
-    films = [new_film(studio, picture, clips=1) for _ in range(3)]
+    films = [new_film(studio, clips=1) for _ in range(3)]
     for film in films:
         film.do("generate")
     assert [film.state()["job"]["place"] for film in films] == [0, 1, 2]
@@ -98,15 +98,15 @@ def test_jobs_run_first_come_first_served(open_studio, picture):
     assert created == sorted(created)
 
 
-def test_a_second_click_on_generate_is_the_same_job(open_studio, picture):
-    film = new_film(open_studio("gated"), picture, clips=1)
+def test_a_second_click_on_generate_is_the_same_job(open_studio, new_film):
+    film = new_film(open_studio("gated"), clips=1)
     first, second = film.act("generate", key="one").json(), film.act("generate", key="two").json()
     assert first["job_id"] == second["job_id"]
     assert film.studio.actions.health()["jobs"] == 1
 
 
-def test_the_clip_being_made_is_locked_and_later_ones_are_not(open_studio, picture):
-    film = new_film(open_studio("gated"), picture, clips=2)
+def test_the_clip_being_made_is_locked_and_later_ones_are_not(open_studio, new_film):
+    film = new_film(open_studio("gated"), clips=2)
     film.do("generate")
     state = film.until(lambda state: statuses(state)[0] == "running")
     active, later = (clip["id"] for clip in state["clips"])
@@ -121,8 +121,8 @@ def test_the_clip_being_made_is_locked_and_later_ones_are_not(open_studio, pictu
     assert prompts[later] == "in time"
 
 
-def test_regenerate_adds_a_take_and_choosing_the_earlier_one_is_instant(open_studio, picture):
-    film = new_film(open_studio(), picture, clips=2)
+def test_regenerate_adds_a_take_and_choosing_the_earlier_one_is_instant(shared, new_film):
+    film = new_film(shared, clips=2)
     film.do("generate")
     before = film.until_phase("finished")
     clip = before["clips"][0]
@@ -135,8 +135,8 @@ def test_regenerate_adds_a_take_and_choosing_the_earlier_one_is_instant(open_stu
     assert back["film"]["segments"] == before["film"]["segments"] and back["phase"] == "finished"
 
 
-def test_until_i_stop_goes_on_until_it_is_stopped(open_studio, picture):
-    film = new_film(open_studio("slow"), picture, clips=1)
+def test_until_i_stop_goes_on_until_it_is_stopped(shared, new_film):
+    film = new_film(shared, clips=1)
     film.do("extend", count="forever")
     grown = film.until(lambda state: len(state["clips"]) >= 4)
     assert grown["job"]["forever"]
@@ -147,18 +147,19 @@ def test_until_i_stop_goes_on_until_it_is_stopped(open_studio, picture):
     assert len(film.state()["clips"]) == count
 
 
-def test_until_i_stop_lets_others_have_their_turn(open_studio, picture):
-    studio = open_studio("slow")
-    endless, other = new_film(studio, picture, clips=1), new_film(studio, picture, clips=1)
+def test_until_i_stop_lets_others_have_their_turn(shared, new_film):
+    endless, other = new_film(shared, clips=1), new_film(shared, clips=1)
     endless.do("extend", count="forever")
     other.do("generate")
     other.until_phase("finished")
     assert endless.state()["job"]["forever"]
+    endless.act("stop")
+    endless.until(lambda state: state["job"] is None)
 
 
-def test_a_killed_worker_is_replaced_and_the_film_is_finished(open_studio, picture):
+def test_a_killed_worker_is_replaced_and_the_film_is_finished(open_studio, new_film):
     studio = open_studio("gated")
-    film = new_film(studio, picture, clips=2)
+    film = new_film(studio, clips=2)
     film.do("generate")
     film.until(lambda state: statuses(state)[0] == "running")
     pid = worker_pid(film)
@@ -174,9 +175,9 @@ def test_a_killed_worker_is_replaced_and_the_film_is_finished(open_studio, pictu
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
-def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, picture):
+def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, new_film):
     studio = open_studio("gated", beat_s=0.25)
-    film = new_film(studio, picture, clips=1)
+    film = new_film(studio, clips=1)
     film.do("generate")
     film.until(lambda state: statuses(state)[0] == "running")
     pid = worker_pid(film)
@@ -186,10 +187,10 @@ def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, picture):
     film.until_phase("finished")
 
 
-def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, picture, monkeypatch):
+def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, new_film, monkeypatch):
     monkeypatch.setattr(queue_module, "STALL_FLOOR_S", 0.5)
     studio = open_studio("gated")
-    film = new_film(studio, picture, clips=1)
+    film = new_film(studio, clips=1)
     project = studio.actions.library.project(film.id)
     studio.queue.paces.add(project, step_s=0.01, finish_s=0.01)
     film.do("generate")
@@ -200,8 +201,8 @@ def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, picture, mon
     film.until_phase("finished")
 
 
-def test_a_clip_that_keeps_killing_the_worker_fails_and_the_studio_lives(open_studio, picture):
-    film = new_film(open_studio("suicidal"), picture, clips=2)
+def test_a_clip_that_keeps_killing_the_worker_fails_and_the_studio_lives(open_studio, new_film):
+    film = new_film(open_studio("suicidal"), clips=2)
     film.do("generate")
     failed = film.until_phase("failed", timeout_s=40)
     assert "3 times" in failed["error"]["message"]
@@ -209,8 +210,8 @@ def test_a_clip_that_keeps_killing_the_worker_fails_and_the_studio_lives(open_st
     assert film.client.get("/gradio_api/studio/health").json()["ok"]
 
 
-def test_a_bug_in_a_clip_shows_an_id_and_retry_goes_on(open_studio, picture):
-    film = new_film(open_studio("buggy"), picture, clips=3)
+def test_a_bug_in_a_clip_shows_an_id_and_retry_goes_on(open_studio, new_film):
+    film = new_film(open_studio("buggy"), clips=3)
     film.do("generate")
     failed = film.until_phase("failed")
     assert failed["error"]["id"] and "illegal access" not in str(failed)
@@ -219,27 +220,26 @@ def test_a_bug_in_a_clip_shows_an_id_and_retry_goes_on(open_studio, picture):
     assert statuses(film.until_phase("finished")) == ["done"] * 3
 
 
-def test_weights_that_are_missing_are_said_on_the_button(open_studio, picture):
-    film = new_film(open_studio("missing"), picture, clips=1)
+def test_weights_that_are_missing_are_said_on_the_button(open_studio, new_film):
+    film = new_film(open_studio("missing"), clips=1)
     seen = film.until(lambda state: not state["primary"]["enabled"])
     assert "weights" in seen["primary"]["reason"]
     film.do("generate")
     assert "weights" in film.until_phase("failed")["error"]["message"]
 
 
-def test_the_pace_is_measured_and_kept(open_studio, picture):
-    studio = open_studio("slow")
-    film = new_film(studio, picture, clips=2)
+def test_the_pace_is_measured_and_kept(shared, new_film):
+    film = new_film(shared, clips=2)
     film.do("generate")
     film.until_phase("finished")
-    pace = studio.queue.paces.of(studio.actions.library.project(film.id))
+    pace = shared.queue.paces.of(shared.actions.library.project(film.id))
     assert 0.1 < pace.step_s < 2.0 and pace.finish_s is not None
-    assert (studio.data / "timings.json").is_file()
+    assert (shared.data / "timings.json").is_file()
 
 
-def test_a_job_of_a_project_that_is_gone_does_not_block_the_lane(open_studio, picture):
+def test_a_job_of_a_project_that_is_gone_does_not_block_the_lane(open_studio, new_film):
     studio = open_studio()
-    film = new_film(studio, picture, clips=1)
+    film = new_film(studio, clips=1)
     studio.queue.enqueue("generate", new_id(), "nobody")
     film.do("generate")
     film.until_phase("finished")

@@ -11,7 +11,7 @@ import pytest
 from engine.config import Config
 from engine.errors import ProjectLocked
 from studio import open_studio as open_real_studio
-from tests.studio.conftest import Film, client_of, new_film
+from tests.studio.conftest import Film, client_of
 
 
 def again(studio_maker, film: Film, backend: str = "fast", *, start: bool = True) -> Film:
@@ -19,8 +19,8 @@ def again(studio_maker, film: Film, backend: str = "fast", *, start: bool = True
     return Film(studio, client_of(studio), film.id, film.token)
 
 
-def test_a_waiting_job_goes_on_after_a_restart(open_studio, picture):
-    film = new_film(open_studio(start=False), picture, clips=2)
+def test_a_waiting_job_goes_on_after_a_restart(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=2)
     rev = film.do("generate")["rev"]
     film.studio.close()
     film = again(open_studio, film)
@@ -28,8 +28,8 @@ def test_a_waiting_job_goes_on_after_a_restart(open_studio, picture):
     assert done["rev"] > rev, "a page that reconnects sees a newer revision"
 
 
-def test_a_job_that_asked_to_wait_is_resumed_by_a_click(open_studio, picture):
-    film = new_film(open_studio(start=False), picture, clips=1)
+def test_a_job_that_asked_to_wait_is_resumed_by_a_click(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
     film.do("generate", after_restart="wait")
     film.studio.close()
     film = again(open_studio, film)
@@ -40,8 +40,8 @@ def test_a_job_that_asked_to_wait_is_resumed_by_a_click(open_studio, picture):
     film.until_phase("finished")
 
 
-def test_closing_gives_up_the_clip_keeps_the_others_and_goes_on_next_time(open_studio, picture):
-    film = new_film(open_studio("slow"), picture, clips=3)
+def test_closing_gives_up_the_clip_keeps_the_others_and_goes_on_next_time(open_studio, new_film):
+    film = new_film(open_studio("slow"), clips=3)
     film.do("generate")
     film.until(lambda state: state["clips"][0]["status"] == "done")
     began = time.monotonic()
@@ -55,8 +55,8 @@ def test_closing_gives_up_the_clip_keeps_the_others_and_goes_on_next_time(open_s
     assert [len(clip["takes"]) for clip in done["clips"]] == [1, 1, 1], "no clip is made twice"
 
 
-def test_what_a_project_was_told_last_survives_a_restart(open_studio, picture):
-    film = new_film(open_studio("missing"), picture, clips=1)
+def test_what_a_project_was_told_last_survives_a_restart(open_studio, new_film):
+    film = new_film(open_studio("missing"), clips=1)
     film.do("generate")
     message = film.until_phase("failed")["error"]["message"]
     film.studio.close()
@@ -64,8 +64,8 @@ def test_what_a_project_was_told_last_survives_a_restart(open_studio, picture):
     assert film.state()["error"]["message"] == message
 
 
-def test_a_damaged_journal_costs_the_queue_but_no_project(open_studio, picture):
-    film = new_film(open_studio(start=False), picture, clips=1)
+def test_a_damaged_journal_costs_the_queue_but_no_project(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
     film.do("generate")
     film.studio.close()
     (film.studio.data / "jobs.json").write_bytes(b'{"jobs": [{"id"')
@@ -73,8 +73,8 @@ def test_a_damaged_journal_costs_the_queue_but_no_project(open_studio, picture):
     assert film.state()["phase"] == "ready" and len(film.state()["clips"]) == 1
 
 
-def test_a_folder_half_made_by_a_crash_is_swept_and_not_listed(open_studio, picture):
-    film = new_film(open_studio(start=False), picture, clips=1)
+def test_a_folder_half_made_by_a_crash_is_swept_and_not_listed(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
     film.studio.close()
     leftover = film.studio.data / "films" / ".new-abc"
     (leftover / "inputs").mkdir(parents=True)
@@ -97,8 +97,8 @@ def serve(config: Config, backend: str, ready) -> None:
     time.sleep(60)
 
 
-def test_a_killed_server_takes_its_worker_along_and_the_next_one_finishes(open_studio, picture, tmp_path):
-    film = new_film(open_studio("slow", start=False), picture, clips=3)
+def test_a_killed_server_takes_its_worker_along_and_the_next_one_finishes(open_studio, new_film, tmp_path):
+    film = new_film(open_studio("slow", start=False), clips=3)
     film.do("generate")
     config = film.studio.config
     film.studio.close()

@@ -7,7 +7,7 @@ from starlette.routing import Route
 
 from engine.domain import new_id
 from studio.routes import PREFIX
-from tests.studio.conftest import client_of, finish, new_film
+from tests.studio.conftest import client_of, finish
 
 FLOOR = 8
 
@@ -23,10 +23,10 @@ def routes_of(studio) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def films(quiet, picture):
+def films(quiet, new_film):
     """Two owners' films, the first finished and exported."""
-    mine = new_film(quiet, picture, clips=1, owner="owner-number-one")
-    other = new_film(quiet, picture, clips=1, owner="owner-number-two", client=mine.client)
+    mine = new_film(quiet, clips=1, owner="owner-number-one")
+    other = new_film(quiet, clips=1, owner="owner-number-two", client=mine.client)
     finish(mine)
     return mine, other
 
