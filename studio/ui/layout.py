@@ -61,7 +61,7 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
         negative_prompt: str,
     ) -> dict[str, Any]:
         def make() -> Any:
-            named = studio.preset.quality.get(quality)
+            touched = set(getattr(event, "touched", None) or ())  # an untouched number field may hold 0
             return studio.actions.create(
                 str(getattr(event, "owner", "")),
                 picture,
@@ -69,8 +69,8 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
                 variant=variant,
                 quality=quality or "",
                 title=title or "",
-                seed=None if seed is None else int(seed),
-                num_inference_steps=None if steps in (None, named) else int(steps),
+                seed=int(seed) if "seed" in touched and seed is not None else None,
+                num_inference_steps=int(steps) if "num_inference_steps" in touched and steps is not None else None,
                 negative_prompt=negative_prompt or "",
                 original_name=str(getattr(event, "name", ""))[:200],
             )
@@ -85,8 +85,9 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
     private = {"api_visibility": "private", "show_progress": "hidden"}
     fields = [panel.image, panel.keywords, panel.variant, panel.quality, panel.title, panel.seed, panel.steps, panel.negative_prompt]
     page.load(welcome, outputs=bridge, **private)
-    bridge.create(create, inputs=fields, outputs=bridge, trigger_mode="once", **private)
-    bridge.example(example, outputs=bridge, trigger_mode="once", **private)
+    failed = "() => { window.svi.created(null); }"  # Gradio itself refused, for example a file that is no picture
+    bridge.create(create, inputs=fields, outputs=bridge, trigger_mode="once", **private).failure(fn=None, js=failed)
+    bridge.example(example, outputs=bridge, trigger_mode="once", **private).failure(fn=None, js=failed)
     bridge.refresh(welcome, outputs=bridge, **private)
     bridge.restore(fn=None, js="() => window.svi.setupValues()", outputs=panel.restored)
 

@@ -428,7 +428,7 @@
       text(at.stopLabel, stop?.label || "Stop");
       show(at.extend, !!state && state.clips.length > 0 && !state.view_only);
       text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
-      text(at.message, state?.message || (svi.id ? "" : svi.setup.welcome || ""));
+      text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.welcome || ""));
       document.body.dataset.phase = state?.phase ?? (svi.id ? "opening" : "empty");
       document.body.classList.toggle("svi-view-only", !!state?.view_only);
       document.body.classList.toggle("svi-clips", !!state?.clips.length);
@@ -536,14 +536,14 @@
     svi.creating = true;
     complain(null);
     draw();
-    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "" });
+    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "", touched: [...touched] });
   };
 
   // The answer of the private create event: {project_id, token} or {message, hint}.
   svi.created = async (answer) => {
     svi.creating = false;
     if (!answer?.project_id) {
-      complain(answer ?? { message: "The studio did not answer.", hint: "Try again." });
+      complain(answer ?? { message: "This file is not a picture we can read.", hint: "Use a PNG, JPEG or WebP up to 25 MB, then try again." });
       return draw();
     }
     complain(null);
@@ -587,6 +587,8 @@
   // Only what the creator touched is sent, not what the page itself put into the field.
   svi.fieldEdited = (name, value) => {
     svi.form[name] = value;
+    touched.add(name);
+    if (name === "quality") touched.delete("num_inference_steps");
     draw();
     if (!svi.state || svi.state.view_only) return;
     const settings = name === "quality" ? { quality: value } : name === "keywords" ? { idea: value } : { [name]: value };
@@ -594,6 +596,8 @@
     svi.shownSettings = null;  // what the field holds is not what the project holds until it is saved
     svi.edit("set_settings", settings, { soon: /variant|quality/.test(name) });
   };
+
+  const touched = new Set();  // fields that somebody filled in; the others keep the preset's values
 
   svi.setupValues = () => {
     const { project, clips } = svi.state;

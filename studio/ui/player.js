@@ -109,7 +109,10 @@
         this.settleDuration();
         if (target > 0) this.video.currentTime = target;
         if (playing) this.play();
-        await this.load(film.init_url, source);
+        while (this.source === source && !this.ready) {
+          try { this.ready = await this.load(film.init_url, source); }
+          catch (error) { console.debug(error); await new Promise((resolve) => setTimeout(resolve, 1000)); }
+        }
         this.pump();
       }, { once: true });
       this.video.src = URL.createObjectURL(source);
@@ -117,7 +120,7 @@
 
     unload() {
       this.source = this.buffer = null;
-      this.busy = false;
+      this.busy = this.ready = false;
       this.video.removeAttribute("src");
       this.video.load();
     }
@@ -163,15 +166,18 @@
       });
     }
 
-    // While clips are on their way the source stays longer than its content, so that the film waits instead of ending.
+    // While clips are on their way the source stays longer than its content, so that the film waits instead of ending;
+    // otherwise it ends with its last segment.
     settleDuration() {
       const { source, buffer, film } = this;
       if (source?.readyState === "closed" || !buffer || buffer.updating) return;
       const buffered = buffer.buffered.length ? buffer.buffered.end(buffer.buffered.length - 1) : 0;
       const wanted = Math.max(this.active ? Math.max(film.planned_s, film.duration_s + 1) : film.duration_s, buffered);
-      if (source.readyState === "ended" || Math.abs(source.duration - wanted) > 0.001 || Number.isNaN(source.duration)) {
-        try { source.duration = wanted; } catch (error) { console.debug(error); }
+      if (Math.abs(source.duration - wanted) > 0.001 || Number.isNaN(source.duration)) {
+        try { if (source.readyState === "open") source.duration = wanted; } catch (error) { console.debug(error); }
       }
+      const last = film.segments.at(-1);
+      if (!this.active && source.readyState === "open" && last && this.has(last)) source.endOfStream();
     }
 
     async load(url, source) {
@@ -193,14 +199,14 @@
 
     // Brings the buffer one segment closer to a window around the playhead; called again until nothing is missing.
     async pump() {
-      if (this.busy || !this.buffer || !this.film) return;
+      if (this.busy || !this.ready || !this.buffer || !this.film) return;
       const now = this.video.currentTime, { source } = this;
       const missing = this.film.segments.find((segment) =>
         segment.start_s + segment.duration_s > now - (this.started ? 0 : BEHIND_S) && segment.start_s < now + AHEAD_S &&
         !this.has(segment) && (this.failures.get(segment.digest) ?? 0) < 4);
       this.busy = true;
       try {
-        if (!missing) { await this.evict(now); return; }
+        if (!missing) { this.settleDuration(); await this.evict(now); return; }
         try {
           await this.load(missing.url, source);
           if (this.source === source && this.buffer && !this.has(missing)) throw new Error(`segment ${missing.digest.slice(0, 8)} left a hole`);
