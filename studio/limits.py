@@ -1,6 +1,7 @@
 """What a visitor may ask for: bytes in a request, jobs, projects, drafts and uploads. Also where a POST may come from.
 
-`Guard` stands in front of every route of the server, Gradio's own included.
+`Guard` stands in front of every route of the server, Gradio's own included. It also refuses what Gradio would fetch: a
+file given as a web address.
 """
 
 import json
@@ -56,6 +57,7 @@ class Refusal:
 TOO_LARGE = Refusal(413, "This request is too large.", "Pictures may have up to 25 MB, everything else 1 MB.")
 TOO_MANY_FILES = Refusal(413, f"This request holds more than {MAX_FILES} files.", "Upload one picture at a time.")
 FOREIGN = Refusal(403, "This request comes from another site.", "Open the studio's own page.")
+NO_ADDRESSES = Refusal(400, "This studio does not fetch files from the web.", "Upload the picture itself.")
 TOO_OFTEN = Refusal(429, "Too many uploads in the last hour.", "Wait a while, then try again.")
 
 
@@ -72,6 +74,8 @@ class Guard:
             return
         body = Body(scope, receive, send)
         refusal = body.refusal or self._refusal(scope, body)
+        if not refusal and body.is_json and "/gradio_api/" in scope["path"]:
+            refusal = await body.refusal_of_content()
         if refusal:
             await refusal.send(send)
             return
@@ -104,6 +108,7 @@ class Body:
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         content_type = self.headers.get("content-type", "")
         self.is_upload = content_type.lower().startswith("multipart/form-data")
+        self.is_json = "json" in content_type.lower()
         self.limit = MAX_UPLOAD_BYTES if self.is_upload else MAX_JSON_BYTES
         self.refusal: Refusal | None = None
         self.started = False
@@ -111,11 +116,26 @@ class Body:
         self._seen = 0
         self._boundary = b"--" + _boundary(content_type) if self.is_upload else b""
         self._parts, self._end = 0, b""
+        self._held: list[Message] = []
         declared = self.headers.get("content-length", "0")
         if not declared.isascii() or not declared.isdigit() or int(declared) > self.limit:
             self.refusal = TOO_LARGE
 
+    async def refusal_of_content(self) -> Refusal | None:
+        """Read the whole body (JSON is small by now) and look into it; it is handed on unchanged."""
+        held: list[Message] = []
+        while True:
+            message = await self.receive()
+            held.append(message)
+            if message["type"] != "http.request" or not message.get("more_body"):
+                break
+        self._held = held
+        data = b"".join(message.get("body", b"") for message in held)
+        return self.refusal or (NO_ADDRESSES if names_an_address(data) else None)
+
     async def receive(self) -> Message:
+        if self._held:
+            return self._held.pop(0)
         if self.refusal:
             return {"type": "http.disconnect"}
         message = await self._receive()
@@ -145,6 +165,26 @@ class Body:
             self._end = window[-len(self._boundary) + 1 :]
             if self._parts > MAX_FILES + 1:  # the closing boundary counts as well
                 self.refusal = TOO_MANY_FILES
+
+
+def names_an_address(data: bytes) -> bool:
+    """Whether a JSON body holds a file (an object with a `path`) that is a web address, which Gradio would fetch."""
+    if b"http" not in data.lower() and b"\\u" not in data:
+        return False
+    try:
+        waiting = [json.loads(data)]
+    except (ValueError, RecursionError):
+        return False  # Gradio refuses it as well
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and path.strip().lower().startswith(("http:", "https:")):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
 
 
 def _boundary(content_type: str) -> bytes:

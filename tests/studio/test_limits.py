@@ -109,3 +109,22 @@ def test_a_rate_is_counted_by_owner_and_by_kind():
     rates.count("upload", "a")
 
 
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": [{"path": "http://169.254.169.254/latest", "meta": {"_type": "gradio.FileData"}}]}',
+        b'{"data": [[{"a": {"path": " HTTPS://example.org/x.png"}}]]}',
+        b'{"data": [{"path": "\\u0068ttp://example.org"}]}',
+    ],
+)
+def test_a_file_given_as_a_web_address_is_refused_before_gradio_sees_it(body):
+    app = Starlette(routes=[Route("/gradio_api/queue/join", swallow, methods=["POST"])], middleware=[Middleware(Guard)])
+    client = TestClient(app, base_url="http://studio.test")
+    headers = {"content-type": "application/json"}
+    answer = client.post("/gradio_api/queue/join", content=body, headers=headers)
+    assert answer.status_code == 400 and "does not fetch" in answer.json()["message"]
+    harmless = b'{"data": [{"path": "/tmp/a.png", "url": "http://localhost/a.png"}, "see http://example.org"]}'
+    answer = client.post("/gradio_api/queue/join", content=harmless, headers=headers)
+    assert (answer.status_code, answer.text) == (200, str(len(harmless)))
