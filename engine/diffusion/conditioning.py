@@ -27,7 +27,6 @@ class Counters:
     clips_decoded: int = 0
     transformer_passes: int = 0
     lora_fusions: int = 0
-    model_moves: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from engine.diffusion.preview import fit_preview
 from engine.errors import ConfigError, WeightsMismatch, WeightsMissing
 from engine.models.components import Components, device_of, dtype_of
 from engine.models.folding import fold_for_cpu
+from engine.models.placement import place
 
 PICTURE_SEQUENCE_LENGTH = 512
 Model = TypeVar("Model", bound=nn.Module)
@@ -121,10 +122,11 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Components:
-    """Components made of loaded modules, which are moved to `device` and, on a CPU, set up for it."""
+    """Components made of loaded modules, which are placed on `device` and, on a CPU, set up for it."""
     for module in (transformer, vae, text_encoder, image_encoder):
         if module is not None:
-            module.to(device).eval().requires_grad_(False)
+            module.eval().requires_grad_(False)
+    place(transformer, vae, text_encoder, image_encoder, device)
     if device.type == "cpu":
         fold_for_cpu(transformer)
         fold_for_cpu(vae)

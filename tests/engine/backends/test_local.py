@@ -112,7 +112,15 @@ def test_two_clips_with_one_prompt_ask_the_text_encoder_once(backend, clip_reque
     assert backend.counters.clips_decoded == 2
     assert backend.counters.transformer_passes == 2 * 3
     assert backend.counters.lora_fusions == 0
-    assert backend.counters.model_moves == 0
+
+
+def test_no_weight_is_moved_or_copied_between_clips(backend, clip_request):
+    components = backend.components
+    models = (components.transformer, components.codec.vae, components.encode_text.encoder)
+    places = [parameter.data_ptr() for model in models for parameter in model.parameters()]
+    for seed in (1, 2):
+        frames_of(backend, clip_request(seed=seed))
+    assert [parameter.data_ptr() for model in models for parameter in model.parameters()] == places
 
 
 def test_guidance_costs_a_second_pass_and_the_negative_prompt_once(backend, clip_request):
