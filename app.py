@@ -70,7 +70,11 @@ def main(argv: list[str] | None = None) -> int:
         print(err, file=sys.stderr)
         return 2
     try:
-        app.launch()
+        try:
+            app.launch()
+        except OSError as err:  # somebody took the port since it was looked at
+            print(f"The studio could not listen on {config.host}:{config.port}: {err}", file=sys.stderr)
+            return 2
         print(f"Studio: http://{config.host}:{config.port}  (projects in {app.studio.data})", flush=True)
         while not stopped.wait(0.5):
             pass

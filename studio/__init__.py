@@ -123,6 +123,7 @@ def build(config: Config, *, backend: str = "", examples: Path | None = None) ->
 
         blocks, page = layout.build(studio, api=api.register)
         blocks.queue(max_size=64, default_concurrency_limit=8)
+        blocks.delete_cache = (3600, UPLOAD_AGE_S)
         guard, options = studio.middleware
         launch_kwargs = {
             "server_name": config.host,

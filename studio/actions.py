@@ -228,6 +228,7 @@ class Actions:
                 live_s=time.monotonic() - live.step_began if live else 0.0,
                 pace=self.queue.paces.of(snapshot.plan.project),
                 loading=snapshot.preset.title if self.queue.loading_for(project_id) else "",
+                loading_s=self.queue.paces.load_s(snapshot.preset.name),
                 announced=self.feed.announced(project_id),
                 undo=undo,
                 vocabulary=snapshot.vocabulary,

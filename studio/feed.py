@@ -60,6 +60,13 @@ class Feed:
         with self._lock:
             return self._bump(project_id)
 
+    def bump_all(self) -> None:
+        """Say that something about every project changed, for example that the model is there."""
+        with self._lock:
+            self._first += 1
+            for project_id in self._rev:
+                self._bump(project_id)
+
     def _bump(self, project_id: str) -> int:
         rev = self._rev[project_id] = self._rev.get(project_id, self._first) + 1
         return rev
@@ -153,9 +160,11 @@ class Paces:
         self._path = path
         self._lock = threading.Lock()
         self._measured: dict[str, dict[str, list[float]]] = {}
+        self._loads: dict[str, float] = {}
         try:
             data = json.loads(path.read_text())
-            for key, kinds in data.items():
+            self._loads = {str(preset): float(seconds) for preset, seconds in data.get("loads", {}).items()}
+            for key, kinds in data.get("clips", {}).items():
                 self._measured[str(key)] = {
                     kind: [float(s) for s in kinds.get(kind, [])][-MEASURED:] for kind in ("step", "finish")
                 }
@@ -183,10 +192,19 @@ class Paces:
                 if value is not None:
                     kinds[kind] = [*kinds[kind], value][-MEASURED:]
 
+    def loaded(self, preset: str, seconds: float) -> None:
+        with self._lock:
+            self._loads[preset] = seconds
+
+    def load_s(self, preset: str) -> float | None:
+        """How long loading the model took last time."""
+        with self._lock:
+            return self._loads.get(preset)
+
     def save(self) -> None:
         """Keep the measurements; they are not worth an error when the disk refuses."""
         with self._lock:
-            data = json.dumps(self._measured).encode()
+            data = json.dumps({"loads": self._loads, "clips": self._measured}).encode()
         try:
             write_atomically(self._path, data, point="timings")
         except (OSError, StudioError):

@@ -86,13 +86,13 @@ class Library:
         return self.films / project_id
 
     def store(self, project_id: str) -> Store:
-        with self._lock:
-            if project_id in self._stores:
-                return self._stores[project_id]
-        store = Store(self.folder(project_id))
-        store.recover()
-        with self._lock:
-            return self._stores.setdefault(project_id, store)
+        folder = self.folder(project_id)
+        with self._lock:  # also while recovering: it holds the render lock for a moment, which the worker may want next
+            if project_id not in self._stores:
+                store = Store(folder)
+                store.recover()
+                self._stores[project_id] = store
+            return self._stores[project_id]
 
     def project(self, project_id: str) -> Project:
         """The saved project, from the cache while the file is the same."""

@@ -43,6 +43,7 @@ SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is kil
 STALL_FACTOR = 10  # so is one whose step takes this many times the usual …
 STALL_FLOOR_S = 25.0  # … and at least this long
 STALL_UNKNOWN_S = 1800.0  # before anything was measured
+LOAD_AGAIN_S = (20.0, 600.0)  # a model that could not be loaded is tried again, first and last interval
 MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
 SHUTDOWN_S = 15.0
 Kind = Literal["generate", "export"]
@@ -128,6 +129,7 @@ class JobQueue:
         self._lane = _Lane()
         self._worker: Worker | None = None
         self._warm_failures = 0
+        self._load_again_s, self._load_again_at = LOAD_AGAIN_S[0], 0.0
         self._closing = False
         self._deadline = 0.0
         self._thread: threading.Thread | None = None
@@ -310,6 +312,7 @@ class JobQueue:
                 self._lose_worker(worker, reason)
             elif not self._closing:
                 self._dispatch()
+                self._load_again()
                 self._raise_stalled_estimates()
 
     def _ensure_worker(self) -> Worker | None:
@@ -325,6 +328,12 @@ class JobQueue:
     def _load(self, preset: Preset) -> None:
         self._lane.loading = preset.name
         self._send(Load(preset))
+
+    def _load_again(self) -> None:
+        """Try a model that could not be loaded from time to time: somebody may have put its weights there."""
+        idle = self._lane.job is None and not self._lane.loading
+        if self.unavailable and self._warm and idle and time.monotonic() > self._load_again_at:
+            self._load(self._warm)
 
     def _send(self, command: Load | Render | Export | Cancel) -> None:
         if self._worker:
@@ -385,7 +394,11 @@ class JobQueue:
             if isinstance(event, ModelLoading):
                 lane.loading, lane.loaded = event.preset, ""
             elif isinstance(event, ModelReady):
-                lane.loading, lane.loaded, self._warm_failures, self.unavailable = "", event.preset, 0, None
+                lane.loading, lane.loaded, self._warm_failures = "", event.preset, 0
+                self.paces.loaded(event.preset, event.seconds)
+                if self.unavailable:
+                    self.unavailable, self._load_again_s = None, LOAD_AGAIN_S[0]
+                    self.feed.bump_all()
             if not answer.job_id:
                 if isinstance(event, JobFailed):
                     self._model_failed(event)
@@ -468,6 +481,9 @@ class JobQueue:
         lane = self._lane
         lane.loading, lane.loaded = "", ""
         self.unavailable = StudioError(event.message, event.hint)
+        self._load_again_at = time.monotonic() + self._load_again_s
+        self._load_again_s = min(2 * self._load_again_s, LOAD_AGAIN_S[1])
+        self.feed.bump_all()
         log.warning("the model could not be loaded: %s", event.message)
         if lane.job and lane.job.kind == "generate" and not lane.sent:
             self._finish(lane.job, failed(event))

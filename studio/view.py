@@ -65,6 +65,7 @@ class Facts:
     live_s: float = 0.0
     pace: Pace = Pace()
     loading: str = ""
+    loading_s: float | None = None  # how long that took last time
     announced: str = ""
     undo: str = ""
     vocabulary: Vocabulary | None = None
@@ -212,7 +213,8 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             wait = f", {eta_text(facts.job.ahead_s)}" if facts.job and facts.job.ahead_s is not None else ""
             return f"{place} {'job' if place == 1 else 'jobs'} before yours{wait}."
         case "loading":
-            return f"Loading the {facts.loading} model. The first clip starts by itself."
+            usual = f", {eta_text(facts.loading_s)}" if facts.loading_s is not None else ""
+            return f"Loading the {facts.loading} model{usual}. The first clip starts by itself."
         case "generating":
             if facts.job and facts.job.ending:
                 return "Stopping after the current step. Finished clips are kept."

@@ -22,6 +22,13 @@ def test_revisions_go_on_growing_after_a_restart():
     assert Feed(start=5).rev(ONE) > before.rev(ONE)
 
 
+def test_what_concerns_every_project_raises_every_revision():
+    feed = Feed()
+    before = feed.bump(ONE), feed.rev(TWO)
+    feed.bump_all()
+    assert feed.rev(ONE) > before[0] and feed.rev(TWO) > before[1]
+
+
 def test_events_since_a_revision_come_oldest_first_and_without_pixels():
     feed = Feed()
     first = feed.publish(ONE, ClipStarted("c", 0, "d", "p", 1, 1))
@@ -60,10 +67,12 @@ def test_paces_are_medians_of_the_last_five_and_survive_a_restart(tmp_path, stor
     for seconds in (9.0, 1.0, 2.0, 3.0, 100.0, 2.0):
         paces.add(project, step_s=seconds)
     paces.add(project, finish_s=4.0)
+    paces.loaded("tiny", 12.5)
     paces.save()
     again = Paces(tmp_path / "timings.json")
     assert again.of(project) == Pace(2.0, 4.0)
     assert again.of(project).clip_s(10) == 24.0
+    assert again.load_s("tiny") == 12.5 and again.load_s("other") is None
     assert again.at(project.preset, Resolution(16, 16), 2) == Pace()
 
 

@@ -228,6 +228,18 @@ def test_weights_that_are_missing_are_said_on_the_button(open_studio, new_film):
     assert "weights" in film.until_phase("failed")["error"]["message"]
 
 
+def test_weights_that_arrive_later_are_found_without_a_restart(open_studio, new_film, monkeypatch):
+    monkeypatch.setattr(queue_module, "LOAD_AGAIN_S", (0.2, 0.5))
+    film = new_film(open_studio("missing"), clips=1)
+    film.until(lambda state: not state["primary"]["enabled"])
+    rev = film.state()["rev"]
+    (film.studio.preset.folder / "weights-here").touch()
+    seen = film.until(lambda state: state["primary"]["enabled"])
+    assert seen["rev"] > rev, "the page hears of it"
+    film.do("generate")
+    film.until_phase("finished")
+
+
 def test_the_pace_is_measured_and_kept(shared, new_film):
     film = new_film(shared, clips=2)
     film.do("generate")

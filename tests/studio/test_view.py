@@ -62,6 +62,8 @@ def test_a_waiting_job_tells_its_place_and_the_wait(facts):
 def test_loading_names_the_model(facts):
     seen = state(replace(facts, job=JobFacts("j", "running"), loading="Pocket"))
     assert seen["phase"] == "loading" and "Pocket" in seen["message"]
+    again = state(replace(facts, job=JobFacts("j", "running"), loading="Pocket", loading_s=31.0))
+    assert "about 40 s" in again["message"]
 
 
 def test_generating_says_what_how_far_and_how_long(facts):
