@@ -355,6 +355,8 @@
     svi.parts.player?.update(state);
     speak(state);
     if (first || formDiffers(state)) restoreSetup(state);
+    const unmeasured = svi.setup.quality?.some((row) => row.name === state.project.quality && !row.seconds);
+    if (unmeasured && state.phase === "finished" && svi.measured !== state.rev) { svi.measured = state.rev; svi.trigger?.("refresh", {}); }
     remember(state);
   };
 
@@ -455,7 +457,7 @@
     show(at.work, !!at.work.textContent);
     show(at.newFilm, !!svi.id);
     show(at.share, !!state && !state.view_only);
-    show(at.exportButton, !!state);
+    show(at.exportButton, !!state && !state.view_only);
     const ready = !!state?.film?.segments?.length;
     at.exportButton.setAttribute("aria-disabled", String(!ready));
     at.exportButton.title = ready ? "Join the finished clips into one MP4" : "There is no finished clip yet.";

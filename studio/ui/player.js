@@ -14,7 +14,7 @@
       this.root = root;
       const at = (name) => root.querySelector(`[data-at=${name}]`);
       this.at = Object.fromEntries(["frame", "video", "still", "cover", "coverImage", "welcome", "examples", "note", "play", "time", "total", "mute",
-        "full", "track", "scrub", "legend", "rate"].map((name) => [name, at(name)]));
+        "full", "track", "scrub", "legend", "corner"].map((name) => [name, at(name)]));
       this.video = this.at.video;
       this.film = null;
       this.generation = null;
@@ -329,8 +329,22 @@
         console.warn("the player starts again:", video.error?.message);
         if ((this.restarts = (this.restarts ?? 0) + 1) <= 3) this.reload(this.film);
       });
+      this.float();
       setInterval(() => { if (!video.paused) this.remember(); }, 1000);
       window.addEventListener("pagehide", () => this.remember());
+    }
+
+    // While the storyboard is scrolled through, the picture stays in sight in a corner, until it is closed.
+    float() {
+      const { frame, corner } = this.at;
+      corner.append(icon("close"));
+      corner.addEventListener("click", (event) => { event.stopPropagation(); this.closed = true; delete this.root.dataset.corner; });
+      new IntersectionObserver(([seen]) => {
+        const gone = !seen.isIntersecting && seen.boundingClientRect.bottom < 0 && !!this.film?.segments.length && !this.closed;
+        if (gone === ("corner" in this.root.dataset)) return;
+        if (gone) { frame.parentElement.style.minHeight = `${frame.parentElement.offsetHeight}px`; this.root.dataset.corner = ""; }
+        else { frame.parentElement.style.minHeight = ""; delete this.root.dataset.corner; }
+      }).observe(frame.parentElement);
     }
 
     // ---- drawing ---------------------------------------------------------------------------------------------------

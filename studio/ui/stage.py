@@ -49,6 +49,7 @@ PLAYER = """
       </div>
     </div>
     <p class="note" data-at="note" hidden></p>
+    <button type="button" class="quiet round corner" data-at="corner" aria-label="Close the small player"></button>
   </div>
   <div class="controls">
     <button type="button" class="quiet round" data-at="play" aria-label="Play the film" disabled></button>

@@ -175,7 +175,7 @@
       }
 
       show(card.badge, !!clip.badge);
-      text(card.badgeText, clip.badge ?? "");
+      text(card.badgeText, clip.badge ? clip.badge[0].toUpperCase() + clip.badge.slice(1) : "");
       show(card.renew, clip.status === "stale" && !locked);
       show(card.problem, !!clip.error);
       if (clip.error) text(card.problemText, [clip.error.message, clip.error.hint, clip.error.id && `Error ${clip.error.id}`].filter(Boolean).join(" "));
