@@ -32,9 +32,10 @@ from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
-from engine.models.lora import Lora, LoraSlot, read_lora
+from engine.models.lora import LoraSlot, read_lora
 
 log = logging.getLogger(__name__)
+BASE = ()  # no LoRA is fused
 
 
 class LocalBackend:
@@ -46,8 +47,7 @@ class LocalBackend:
         self.info = BackendInfo(preset.name, str(components.device), fingerprint)
         self._texts = TextCache(components.encode_text, self.counters)
         self._slot = LoraSlot(components.transformer)
-        self._loras: dict[Path, Lora] = {}
-        self._fused: tuple[Path, float] | None = None
+        self._fused: tuple | None = BASE
 
     @classmethod
     def open(cls, preset: Preset, *, threads: int | None = None) -> "LocalBackend":
@@ -115,17 +115,16 @@ class LocalBackend:
         yield ClipResult(frames, dict(seconds))
 
     def _use_lora(self, request: ClipRequest) -> None:
-        """Fuse what the request's variant asks for, unless it is what is fused."""
+        """Fuse what the request's variant asks for, unless it is what is fused. A file that changed is read again."""
         path = self.preset.lora(request.variant)
-        wanted = (path, request.lora_strength) if path and request.lora_strength else None
+        wanted = (path, stamp(path), request.lora_strength) if path and request.lora_strength else BASE
         if wanted == self._fused:
             return
-        if wanted is None:
+        self._fused = None  # until it is done: after an error in here the weights are neither the old nor the new
+        if wanted == BASE:
             self._slot.clear()
         else:
-            if path not in self._loras:
-                self._loras[path] = read_lora(path, self.components.transformer)
-            self._slot.fuse(self._loras[path], request.lora_strength)
+            self._slot.fuse(read_lora(path, self.components.transformer), request.lora_strength)
         self._fused = wanted
         self.counters.lora_fusions += 1
 
@@ -157,7 +156,7 @@ class LocalBackend:
 
     def close(self) -> None:
         """Free the model. The backend cannot be used afterwards."""
-        for name in ("components", "_texts", "_slot", "_loras"):
+        for name in ("components", "_texts", "_slot"):
             self.__dict__.pop(name, None)
         release_memory()
 
@@ -171,6 +170,15 @@ def to_frames(pixels: Tensor, rounding: Literal["round", "floor"]) -> np.ndarray
     if rounding == "round":
         levels.round_()
     return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells one version of a file from another; None when it is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def set_threads(threads: int | None) -> None:

@@ -79,12 +79,12 @@ def condition_pixels(request: ClipRequest, padding: Padding, device: torch.devic
 
 
 def condition_latents(pixels: Tensor, codec: VideoCodec) -> Tensor:
-    """Mask and latents (1, 4 + C, f, h, w) of F frames encoded together: the codec is causal, so parts would differ.
+    """Mask and latents (B, 4 + C, f, h, w) of F frames encoded together: the codec is causal, so parts would differ.
 
     The mask is 1 in latent frame 0 only, with one motion frame as with five: upstream's `ref_pad_cfg` is off.
     """
     latents = codec.encode(pixels)
-    mask = latents.new_zeros(1, codec.temporal_stride, *latents.shape[2:])
+    mask = latents.new_zeros(len(latents), codec.temporal_stride, *latents.shape[2:])
     mask[:, :, 0] = 1
     return torch.cat([mask, latents], dim=1)
 

@@ -1,5 +1,6 @@
 import dataclasses
 import html
+import os
 from itertools import pairwise
 
 import ftfy
@@ -14,6 +15,7 @@ from engine.backends.local import LocalBackend, set_threads, to_frames
 from engine.config import VariantPreset
 from engine.errors import GenerationError, OutOfMemory, WeightsMismatch
 from engine.events import TakeCommitted
+from engine.models import pocket
 from engine.models.lora import MODULES_PER_BLOCK
 from engine.models.untrained import WanSize, build
 
@@ -84,6 +86,39 @@ def slow_reference(request, preset) -> np.ndarray:
 def test_a_whole_clip_equals_the_slow_reference(backend, tiny_preset, clip_request, variant, num_condition_frames):
     request = clip_request(variant=variant, num_condition_frames=num_condition_frames)
     difference = np.abs(frames_of(backend, request).astype(int) - slow_reference(request, tiny_preset))
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.05
+
+
+@torch.no_grad()
+def slow_pocket(request, preset) -> np.ndarray:
+    """One clip of a model that predicts clean latents, written straight down."""
+    parts = pocket.load_components(preset.path(preset.model))
+    video = torch.zeros(1, 3, request.num_frames, request.resolution.height, request.resolution.width)
+    frames = [*request.condition_frames, *[request.anchor] * (request.num_frames - len(request.condition_frames))]
+    given = request.num_frames if request.variant == "shot" else len(request.condition_frames)
+    for index, frame in enumerate(frames[:given]):
+        video[0, :, index] = torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1) * (2 / 255) - 1
+    latents = parts.codec.encode(video)
+    mask = torch.zeros(1, 4, *latents.shape[2:])
+    mask[:, :, 0] = 1
+    text = parts.encode_text([request.prompt])
+    steps = request.num_inference_steps
+    sigmas = [preset.shift * s / (1 + (preset.shift - 1) * s) for s in (1 - i / steps for i in range(steps))] + [0.0]
+    x = torch.randn(latents.shape, generator=torch.Generator().manual_seed(request.seed))
+    for sigma, next_sigma in pairwise(sigmas):
+        model_input = torch.cat([x, mask, latents], dim=1)
+        clean = parts.transformer(model_input, torch.tensor([1000 * sigma]), text).sample
+        x = clean if next_sigma == 0 else next_sigma / sigma * x + (1 - next_sigma / sigma) * clean
+    decoded = parts.codec.decode(x)[0]
+    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+@pytest.mark.parametrize(("variant", "num_condition_frames"), [("shot", 1), ("film", 1), ("film", 5)])
+def test_a_pocket_clip_equals_its_slow_reference(untrained_pocket, clip_request, variant, num_condition_frames):
+    request = clip_request(variant=variant, num_condition_frames=num_condition_frames, guidance_scale=1.0)
+    frames = frames_of(LocalBackend.open(untrained_pocket, threads=1), request)
+    difference = np.abs(frames.astype(int) - slow_pocket(request, untrained_pocket))
     assert difference.max() <= 1
     assert difference.mean() <= 0.05
 
@@ -230,6 +265,29 @@ def test_a_lora_is_fused_once_for_many_clips(backend_with_loras, clip_request):
     for seed in (1, 2, 3):
         frames_of(backend_with_loras, clip_request(seed=seed))
     assert backend_with_loras.counters.lora_fusions == 1
+
+
+def test_an_error_while_fusing_does_not_leave_a_mixture_behind(backend_with_loras, clip_request, monkeypatch):
+    shot, film = clip_request(variant="shot"), clip_request(variant="film")
+    first = frames_of(backend_with_loras, shot)
+    with monkeypatch.context() as patch:
+        copy_ = torch.Tensor.copy_
+        calls = iter(range(100))
+        patch.setattr(torch.Tensor, "copy_", lambda *a, **k: copy_(*a, **k) if next(calls) < 5 else out_of_memory())
+        with pytest.raises(OutOfMemory):
+            frames_of(backend_with_loras, film)
+    assert np.array_equal(frames_of(backend_with_loras, shot), first)
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+def test_a_lora_file_that_was_replaced_is_read_again(backend_with_loras, clip_request, tmp_path):
+    first = frames_of(backend_with_loras, clip_request())
+    lora_file(tmp_path / "film.safetensors", backend_with_loras.components.transformer, seed=5)
+    os.utime(tmp_path / "film.safetensors", ns=(1, 1))
+    assert not np.array_equal(frames_of(backend_with_loras, clip_request()), first)
 
 
 def test_strength_0_is_the_base_model(backend, backend_with_loras, clip_request):
