@@ -1,6 +1,6 @@
 """The studio: everything behind the page. `open_studio` assembles it without gradio, `build` adds the page.
 
-The layers, top to bottom: ui (the only one that imports gradio) → routes, actions → queue, library, feed, view → engine.
+The layers, top to bottom: ui (alone in importing gradio) → routes, actions → queue, library, feed, view → engine.
 The model lives in the worker process; nothing here imports torch.
 """
 
@@ -70,7 +70,6 @@ class StudioApp:
 def open_studio(config: Config, *, backend: str = "", examples: Path | None = None) -> Studio:
     """The studio on `config.data_dir`, not yet started. Raises `ProjectLocked` when another one has the folder."""
     from studio.actions import Actions
-    from studio.feed import Feed
     from studio.library import Library
     from studio.limits import Guard, Rates
     from studio.queue import JobQueue
@@ -88,9 +87,7 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         tokens = Tokens.open(data / "secret.key")
         library = Library(data / "films", preset, examples or ASSETS / "examples")
         options = Options(backend=backend or os.environ.get(BACKEND_VARIABLE, ""))
-        queue = JobQueue(
-            data / "jobs.json", library, options=options, reserve_bytes=config.reserve_bytes, warm=preset
-        )
+        queue = JobQueue(data / "jobs.json", library, options=options, reserve_bytes=config.reserve_bytes, warm=preset)
         stack.callback(queue.close)
         rates = Rates()
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import film, storyboard
-from engine.config import Config
+from engine.config import Config, Preset
 from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, check_seed, clean_prompt
 from engine.errors import InputError, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
@@ -37,7 +37,8 @@ MAX_TITLE_CHARACTERS = 200
 MAX_IDEA_CHARACTERS = 2000
 KEPT_EXPORTS = 3
 UNDONE_FIELDS = (
-    "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source", "clips",
+    "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
+    "clips",
 )  # fmt: skip
 
 Body = Mapping[str, Any]
@@ -110,13 +111,13 @@ class Actions:
         negative_prompt: str | None = None,
         original_name: str = "",
     ) -> Created:
-        """A new project of `owner` (a secret kept by the browser) from a picture that was uploaded; the upload is deleted."""
+        """A new project of `owner` (a secret kept by the browser) from an uploaded picture; the upload is deleted."""
         if not upload:
             raise InputError("There is no picture yet.", "Drop one, or open an example.")
         picture = self._uploaded(Path(upload))
         try:
             owner = self._owner_with_room(owner)
-            chosen = self.library.default if not preset or preset == self.library.default.name else self._other_preset(preset)
+            chosen = self._preset_called(preset)
             steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
             fields = {"title": title_text(title), "idea": idea_text(keywords)}
             seed = secrets.randbelow(1_000_000) if seed is None else check_seed(whole(seed, "seed"))
@@ -183,8 +184,12 @@ class Actions:
             raise InputError(f"You have {MAX_PROJECTS} films here, the limit.", "Delete or finish one first.")
         return owner
 
-    def _other_preset(self, name: str) -> Any:
-        raise InputError(f"This studio runs the preset “{self.library.default.name}”, not “{str(name)[:64]}”.")
+    def _preset_called(self, name: str) -> Preset:
+        """The preset this studio runs; "" means that one too."""
+        running = self.library.default
+        if name and name != running.name:
+            raise InputError(f"This studio runs the preset “{running.name}”, not “{str(name)[:64]}”.")
+        return running
 
     def _lock(self, name: str) -> threading.RLock:
         return self._locks.setdefault(name, threading.RLock())
@@ -206,7 +211,9 @@ class Actions:
             return self.feed.bump(project_id)
         return self.feed.rev(project_id)
 
-    def state(self, project_id: str, *, view_only: bool = False, media_base: str = "", token: str = "") -> dict[str, Any]:
+    def state(
+        self, project_id: str, *, view_only: bool = False, media_base: str = "", token: str = ""
+    ) -> dict[str, Any]:
         """The page's view of the project. Raises `ProjectCorrupt` and its kin."""
         rev = self.rev(project_id)  # read first: what changes meanwhile is fetched by the next poll
         snapshot = self.library.snapshot(project_id)
@@ -321,7 +328,8 @@ class Actions:
             else:
                 command = self._commands.get(action) if isinstance(action, str) else None
                 if command is None:
-                    raise InputError(f"There is no action “{str(action)[:40]}”.", nearest(str(action)[:40], [*self._commands]))
+                    name = str(action)[:40]
+                    raise InputError(f"There is no action “{name}”.", nearest(name, [*self._commands]))
                 answer = command(project_id, body) or {}
             self.feed.bump(project_id)
             answer = {**answer, "rev": self.rev(project_id)}

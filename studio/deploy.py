@@ -1,7 +1,6 @@
 """`spaces.yaml` → the front matter of README.md, which is all that Hugging Face reads.
 
-    python -m studio.deploy render    write the block at the top of README.md
-    python -m studio.deploy check     exit 1 when it differs or a key is unknown
+`python -m studio.deploy render` writes the block at the top of README.md; `check` exits with 1 when it differs.
 """
 
 import argparse
@@ -18,11 +17,29 @@ from engine.media.atomic import replacing
 
 FENCE = "---\n"
 Colour = Literal["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
-HARDWARE = (
-    "cpu-basic", "cpu-upgrade", "zero-a10g", "t4-small", "t4-medium", "l4x1", "l4x4", "l40sx1", "l40sx4", "l40sx8",
-    "a10g-small", "a10g-large", "a10g-largex2", "a10g-largex4", "a100-large", "a100x4", "a100x8",
-    "rtx-pro-6000", "rtx-pro-6000x2", "rtx-pro-6000x4", "rtx-pro-6000x8",
-)  # fmt: skip — flavours in huggingface_hub 2.4
+HARDWARE = (  # flavours in huggingface_hub 2.4
+    "cpu-basic",
+    "cpu-upgrade",
+    "zero-a10g",
+    "t4-small",
+    "t4-medium",
+    "l4x1",
+    "l4x4",
+    "l40sx1",
+    "l40sx4",
+    "l40sx8",
+    "a10g-small",
+    "a10g-large",
+    "a10g-largex2",
+    "a10g-largex4",
+    "a100-large",
+    "a100x4",
+    "a100x8",
+    "rtx-pro-6000",
+    "rtx-pro-6000x2",
+    "rtx-pro-6000x4",
+    "rtx-pro-6000x8",
+)
 
 
 class Card(BaseModel):
@@ -108,7 +125,9 @@ def rendered(readme: str, space: Space) -> str:
     if readme.startswith(FENCE):
         end = readme.find("\n" + FENCE, len(FENCE) - 1)
         if end < 0:
-            raise ConfigError("The block at the top of README.md does not end.", "Close it with a line of three dashes.")
+            raise ConfigError(
+                "The block at the top of README.md does not end.", "Close it with a line of three dashes."
+            )
         body = readme[end + 1 + len(FENCE) :]
     return front_matter(space) + ("" if body.startswith("\n") or not body else "\n") + body
 

@@ -92,14 +92,14 @@ class Feed:
                         self._counter += 1
                         number = self._counter
                         self._previews[project_id] = (number, preview)
-                    self._live[project_id] = replace(
-                        live, step=event.step, of=event.of, step_began=now, preview=number
-                    )
+                    self._live[project_id] = replace(live, step=event.step, of=event.of, step_began=now, preview=number)
                 case TakeCommitted():
                     self._live.pop(project_id, None)
                     self._announced[project_id] = f"Clip {event.index + 1} is done."
             rev = self._bump(project_id)
-            self._events[project_id].append((rev, replace(event, preview=None) if isinstance(event, ClipStep) else event))
+            self._events[project_id].append(
+                (rev, replace(event, preview=None) if isinstance(event, ClipStep) else event)
+            )
             return rev
 
     def announce(self, project_id: str, text: str) -> int:
@@ -180,9 +180,7 @@ class Paces:
         with self._lock:
             kinds = self._measured.get(_key(preset, resolution, steps), {})
             step, finish = kinds.get("step"), kinds.get("finish")
-            return Pace(
-                statistics.median(step) if step else None, statistics.median(finish) if finish else None
-            )
+            return Pace(statistics.median(step) if step else None, statistics.median(finish) if finish else None)
 
     def add(self, project: Project, *, step_s: float | None = None, finish_s: float | None = None) -> None:
         with self._lock:

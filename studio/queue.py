@@ -115,7 +115,7 @@ class JobQueue:
         feed: Feed | None = None,
         paces: Paces | None = None,
         *,
-        options: Options = Options(),
+        options: Options,
         reserve_bytes: int = 500_000_000,
         warm: Preset | None = None,
     ) -> None:
@@ -225,7 +225,7 @@ class JobQueue:
         after_restart: Literal["continue", "wait"] = "continue",
         output: str = "",
     ) -> Job:
-        """A waiting job, or the one of this kind that the project already has. Raises `InputError` beyond the limits."""
+        """A waiting job, or the project's one of this kind if there is one. Raises `InputError` beyond the limits."""
         with self._lock:
             if existing := self.job_of(project_id, kind):
                 if self._lane.job is existing and self._lane.ending:

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from engine.domain import ID_PATTERN
 from engine.errors import ProjectNotFound, StudioError
 from studio.actions import Actions
 from studio.limits import MAX_JSON_BYTES
@@ -65,15 +64,18 @@ def refused(err: StudioError) -> Response:
     """An error meant for the user's eyes, as JSON."""
     if isinstance(err, ProjectNotFound):
         return JSONResponse(NOT_FOUND, 404)
-    return JSONResponse({"message": err.message, "hint": err.hint, "id": ""}, 400)
+    return answer_with(400, err.message, err.hint)
 
 
 def unexpected(err: Exception) -> Response:
     """A bug: its traceback goes to the log, its id to the page."""
     error_id = secrets.token_hex(4)
     log.error("error %s", error_id, exc_info=err)
-    body = {"message": "Something went wrong in the studio.", "hint": "Your project is safe. Try again.", "id": error_id}
-    return JSONResponse(body, 500)
+    return answer_with(500, "Something went wrong in the studio.", "Your project is safe. Try again.", error_id)
+
+
+def answer_with(status: int, message: str, hint: str, error_id: str = "") -> Response:
+    return JSONResponse({"message": message, "hint": hint, "id": error_id}, status)
 
 
 class Routes:
@@ -116,8 +118,9 @@ class Routes:
         return JSONResponse(self.actions.health(), headers=NO_STORE)
 
     async def examples(self, request: Request) -> Response:
+        prefix = f"{base(request)}/examples"
         found = [
-            {"name": example.name, "title": example.title, "poster_url": f"{base(request)}/examples/{example.name}/poster"}
+            {"name": example.name, "title": example.title, "poster_url": f"{prefix}/{example.name}/poster"}
             for example in self.actions.examples()
         ]
         return JSONResponse(found, headers=NO_STORE)
@@ -141,19 +144,19 @@ class Routes:
 
     def act(self, request: Request, grant: Grant) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return JSONResponse({"message": "Actions are JSON.", "hint": "Send application/json.", "id": ""}, 415)
+            return answer_with(415, "Actions are JSON.", "Send application/json.")
         body = request.state.body
         if len(body) > MAX_JSON_BYTES:
-            return JSONResponse({"message": "This request is too large.", "hint": "Send less.", "id": ""}, 413)
+            return answer_with(413, "This request is too large.", "Send less.")
         try:
             command = json.loads(body)
         except (ValueError, RecursionError):
             command = None
         if not isinstance(command, dict):
-            return JSONResponse({"message": "Actions are JSON objects.", "hint": "Reload the page.", "id": ""}, 400)
+            return answer_with(400, "Actions are JSON objects.", "Reload the page.")
         project_id = request.path_params["id"]
-        if grant.scope == "view" and command.get("action") not in ("copy",):
-            return JSONResponse({"message": "This link is for viewing.", "hint": "Make a copy to change it.", "id": ""}, 403)
+        if grant.scope == "view" and command.get("action") != "copy":
+            return answer_with(403, "This link is for viewing.", "Make a copy to change it.")
         client = request.client.host if request.client else ""
         return JSONResponse({"ok": True, **self.actions.act(project_id, command, client=client)}, headers=NO_STORE)
 
@@ -200,6 +203,3 @@ def digest(request: Request) -> str:
     if not DIGEST.match(text):
         raise ProjectNotFound("no such take")
     return text
-
-
-__all__ = ["ID_PATTERN", "PREFIX", "build"]

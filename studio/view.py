@@ -12,6 +12,7 @@ from engine.story.vocabulary import Vocabulary
 from studio.feed import Live, Pace
 
 Phase = Literal["draft", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
+UNMEASURED = Pace()
 STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
 
 
@@ -63,7 +64,7 @@ class Facts:
     outcome: Outcome | None = None
     live: Live | None = None
     live_s: float = 0.0
-    pace: Pace = Pace()
+    pace: Pace = UNMEASURED
     loading: str = ""
     loading_s: float | None = None  # how long that took last time
     announced: str = ""
@@ -226,7 +227,7 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             left = f"{eta_text(left_s)} left" if left_s is not None else "measuring"
             return f"Clip {facts.live.index + 1} of {count}{step} · {left}"
         case "paused" | "failed":
-            return " ".join(part for part in (facts.outcome.message, facts.outcome.hint) if part) if facts.outcome else ""
+            return f"{facts.outcome.message} {facts.outcome.hint}".strip() if facts.outcome else ""
         case "finished":
             seconds = timeline_of(facts.project, facts.preset).total(count) / facts.preset.fps
             return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
@@ -304,6 +305,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
     status = clip_status(facts, planned, running)
     shown = planned.take.digest if planned.take else None
     failed = facts.outcome if status == "failed" else None
+    preview = facts.live.preview if running and facts.live else 0
     return {
         "id": planned.clip.id,
         "index": planned.index,
@@ -315,7 +317,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         "start_s": round(start / preset.fps, 3),
         "end_s": round(end / preset.fps, 3),
         "poster_url": facts.url(f"poster/{shown}") if shown else None,
-        "preview_url": facts.url(f"preview/{facts.live.preview}") if running and facts.live and facts.live.preview else None,
+        "preview_url": facts.url(f"preview/{preview}") if preview else None,
         "step": facts.live.step if running and facts.live else 0,
         "of": facts.live.of if running and facts.live else 0,
         "takes": [
@@ -342,9 +344,9 @@ def clip_status(facts: Facts, planned: PlannedClip, running: bool) -> str:
 
 def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
     """A few words on the card besides its status."""
-    if facts.outcome and facts.outcome.kind == "interrupted" and facts.outcome.clip_id == planned.clip.id:
-        if status != "done":
-            return "interrupted"
+    last = facts.outcome
+    if last and last.kind == "interrupted" and last.clip_id == planned.clip.id and status != "done":
+        return "interrupted"
     if status == "canceled":
         return "stopped before it was done"
     take = planned.take

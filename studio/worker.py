@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 2.0
 START_S = 60.0  # a new process may take this long until its first beat
 PREVIEW_BYTES = 100_000
-NICE = 5  # below the web server: pages answer while the CPU renders
+NICE = 2  # below the web server: pages answer while the CPU renders
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,12 @@ class Child:
         self._answer(Happened(job_id, event, preview))
 
     def _guarded(self, job_id: str, work: Any) -> None:
-        """Run `work`; what goes wrong becomes a `JobFailed`. After a bug the process ends: its state is not to trust."""
+        """Run `work`; what goes wrong becomes a `JobFailed`. After a bug the process ends: its state is suspect."""
         self._clip_id = ""
         try:
             work()
         except StudioError as err:
-            self._happened(
-                job_id, JobFailed(err.message, err.hint, clip_id=self._clip_id, kind=type(err).__name__)
-            )
+            self._happened(job_id, JobFailed(err.message, err.hint, clip_id=self._clip_id, kind=type(err).__name__))
         except Exception as err:
             error_id = secrets.token_hex(4)
             log.exception("error %s", error_id)

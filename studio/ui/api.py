@@ -1,6 +1,6 @@
 """The public API: six named endpoints for gradio_client and curl. Each returns at once; `/status` tells the progress.
 
-    project = client.predict(handle_file("harbour.png"), "an old harbour, storm", api_name="/create_project")
+For example: `client.predict(handle_file("harbour.png"), "an old harbour, storm", api_name="/create_project")`.
 """
 
 import logging
@@ -107,7 +107,9 @@ class Endpoints:
         status = self.actions.status(project_id)
         name = (status["export"] or {}).get("name")
         done = name and status["export"]["state"] == "done"
-        return status | {"export": status["export"] and status["export"] | {"url": self._url(project_id, name) if done else None}}
+        return status | {
+            "export": status["export"] and status["export"] | {"url": self._url(project_id, name) if done else None}
+        }
 
     def export(self, project_id: str, token: str) -> dict:
         """Join the finished clips into one MP4; `/status` has its address once it is there."""

@@ -24,9 +24,8 @@ from studio import Studio
 from studio.actions import export_name
 from studio.library import owner_of
 from studio.routes import PREFIX
-from tests.fakes import ScriptedBackend
-
 from tests.conftest import PRESET
+from tests.fakes import ScriptedBackend
 
 OWNER = "owner-of-the-tests"
 
@@ -34,9 +33,7 @@ OWNER = "owner-of-the-tests"
 def opened(folder: Path, backend: str, *, data: str = "data") -> Studio:
     """A studio on `folder`, with the preset of the tests and a scripted backend; not started."""
     config = Config(data_dir=folder / data, preset=str(folder / "tiny.yaml"), reserve_bytes=0)
-    return studio_package.open_studio(
-        config, backend=f"tests.studio.backends:{backend}", examples=folder / "examples"
-    )
+    return studio_package.open_studio(config, backend=f"tests.studio.backends:{backend}", examples=folder / "examples")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +44,11 @@ def template(tmp_path_factory) -> Path:
     (folder / "tiny.yaml").write_text(PRESET)
     Image.effect_mandelbrot((96, 72), (-2, -1.5, 1, 1.5), 30).convert("RGB").save(folder / "picture.png")
     engine_film.create(
-        folder / "project", folder / "picture.png", load_preset(str(folder / "tiny.yaml")), idea="a hill, night", title="A hill"
+        folder / "project",
+        folder / "picture.png",
+        load_preset(str(folder / "tiny.yaml")),
+        idea="a hill, night",
+        title="A hill",
     )
     return folder / "project"
 

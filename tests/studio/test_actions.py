@@ -166,7 +166,9 @@ def test_move_duplicate_and_delete_keep_what_was_written(quiet, new_film):
 
 def test_settings_are_kept_and_a_title_is_not_worth_an_undo(quiet, new_film):
     film = new_film(quiet)
-    state = film.do("set_settings", title="  Storm\nover the hill ", idea="storm", variant="shot", num_inference_steps=7, seed=5)
+    state = film.do(
+        "set_settings", title="  Storm\nover the hill ", idea="storm", variant="shot", num_inference_steps=7, seed=5
+    )
     project = state["project"]
     assert (project["title"], project["idea"], project["variant"]) == ("Storm over the hill", "storm", "shot")
     assert (project["num_inference_steps"], project["seed"], project["quality"]) == (7, 5, "custom")
@@ -246,7 +248,9 @@ def test_a_copy_does_not_tell_whose_it_was(quiet, new_film):
     film.do("set_settings", title="One")
     copied = quiet.actions.copy("the-visitor", film.id)
     folder = quiet.data / "films" / copied.project_id
-    assert not (folder / "project.previous.json").exists() or film.id not in (folder / "project.previous.json").read_text()
+    assert (
+        not (folder / "project.previous.json").exists() or film.id not in (folder / "project.previous.json").read_text()
+    )
     assert json.loads((folder / "studio.json").read_text())["owner"] == quiet.actions.library.owner(copied.project_id)
     assert quiet.actions.library.owner(copied.project_id) != quiet.actions.library.owner(film.id)
 

@@ -21,7 +21,7 @@ PREFIX = "/gradio_api/studio"
 
 
 class Server:
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path) -> None:
         (folder / "weights").mkdir(exist_ok=True)
         (folder / "weights" / "model.safetensors").write_bytes(b"stand-in")
         (folder / "tiny.yaml").write_text(PRESET)
@@ -29,10 +29,15 @@ class Server:
         self.lines: list[str] = []
         port = app.free_port("127.0.0.1", None)
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data), "--preset", str(folder / "tiny.yaml")]
+        flags = ("--port", str(port), "--data-dir", str(self.data), "--preset", str(folder / "tiny.yaml"))
         environment = os.environ | {"SVI_BACKEND": "tests.studio.backends:slow", "SVI_RESERVE_BYTES": "0"}
         self.process = subprocess.Popen(
-            [*command, *flags], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "app.py", *flags],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self._up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -109,8 +109,6 @@ def test_a_rate_is_counted_by_owner_and_by_kind():
     rates.count("upload", "a")
 
 
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -174,6 +174,7 @@ def test_a_killed_worker_is_replaced_and_the_film_is_finished(open_studio, new_f
     assert worker_pid(film) != pid and done["clips"][0]["badge"] == ""
 
 
+@pytest.mark.reliability
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, new_film):
     studio = open_studio("gated", beat_s=0.25)
@@ -187,6 +188,7 @@ def test_a_frozen_worker_is_noticed_by_its_heartbeat(open_studio, new_film):
     film.until_phase("finished")
 
 
+@pytest.mark.reliability
 def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, new_film, monkeypatch):
     monkeypatch.setattr(queue_module, "STALL_FLOOR_S", 0.5)
     studio = open_studio("gated")

@@ -34,8 +34,8 @@ def films(quiet, new_film):
 def address(film, path: str) -> str:
     """`path` with the values that are valid for `film`."""
     state = film.state()
-    digest = state["clips"][0]["takes"][0]["digest"] if state["clips"][0]["takes"] else "0" * 64
-    values = {"id": film.id, "digest": digest, "start": "0", "number": "1", "name": (state["export"] or {}).get("name", "x")}
+    digest, name = state["clips"][0]["takes"][0]["digest"], state["export"]["name"]
+    values = {"id": film.id, "digest": digest, "start": "0", "number": "1", "name": name}
     return PREFIX + re.sub(r"\{(\w+)\}", lambda match: values[match[1]], path)
 
 
@@ -47,8 +47,10 @@ def test_every_route_of_another_project_looks_like_no_project(films):
     for method, path in routes:
         url = address(mine, path)
         for token in tokens:
-            for request in ({"headers": {"X-Studio-Token": token}} if token else {}, {"params": {"token": token}} if token else {}):
-                answer = mine.client.request(method, url, json={"action": "generate"} if method == "POST" else None, **request)
+            ways = ({"headers": {"X-Studio-Token": token}}, {"params": {"token": token}}) if token else ({},)
+            for way in ways:
+                body = {"json": {"action": "generate"}} if method == "POST" else {}
+                answer = mine.client.request(method, url, **body, **way)
                 assert answer.status_code == 404, (method, path, token)
                 assert mine.id not in answer.text
 

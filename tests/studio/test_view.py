@@ -118,7 +118,9 @@ def test_failed_shows_the_cause_on_its_card_and_offers_retry(facts):
     outcome = Outcome("failed", "No memory.", "Close programs.", "ab12", clip_id)
     seen = state(replace(facts, outcome=outcome))
     assert (seen["phase"], seen["primary"]["label"]) == ("failed", "Retry")
-    assert seen["error"] == seen["clips"][1]["error"] == {"message": "No memory.", "hint": "Close programs.", "id": "ab12"}
+    assert (
+        seen["error"] == seen["clips"][1]["error"] == {"message": "No memory.", "hint": "Close programs.", "id": "ab12"}
+    )
     assert [clip["status"] for clip in seen["clips"]] == ["draft", "failed", "draft"]
 
 
