@@ -297,8 +297,7 @@ def known_words() -> list[str]:
     """Every word that a training caption can contain, lower case."""
     texts = [phrase for action in world.ACTIONS for phrase in (*action.phrases, *action.keywords)]
     texts += [*world.SUBJECTS, *world.OPENINGS, *world.ENDINGS]
-    cleaned = "".join(c if c.isalnum() else " " for c in " ".join(texts).lower().replace("{subject}", " "))
-    return sorted(set(cleaned.split()))
+    return sorted({word for text in texts for word in world.words_of(text.replace("{subject}", ""))})
 
 
 def snapshot(state: TrainingState) -> dict[str, Any]:

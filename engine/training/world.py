@@ -188,6 +188,14 @@ ENDINGS = (
 )  # fmt: skip
 
 
+def _loose_words() -> tuple[str, ...]:
+    """Words that ask for nothing by themselves, and as many that the model does not know."""
+    phrases = [phrase.replace("{subject}", "") for action in ACTIONS for phrase in action.phrases]
+    keywords = {word for action in ACTIONS for word in action.keywords}
+    common = sorted({word for text in (*phrases, *SUBJECTS) for word in words_of(text)} - keywords)
+    return (*common, *["…unknown…"] * len(common))
+
+
 def ease(frame: Tensor) -> Tensor:
     """Share of a move that is done at `frame`: 0 up to frame HOLD, 1 at the last, with flat ends (smootherstep)."""
     u = ((frame - HOLD) / (NUM_FRAMES - 1 - HOLD)).clamp(0, 1)
@@ -222,12 +230,22 @@ def clip_after(earlier: Tensor, before: Tensor, after: Tensor) -> Tensor:
 
 
 def caption(action: Action, generator: random.Random) -> str:
-    """A random English sentence that asks for `action`."""
+    """A random English sentence that asks for `action`, or a few loose words around one of its keywords."""
+    if generator.random() < 0.25:
+        words = generator.choices(LOOSE_WORDS, k=generator.randint(0, 9))
+        if action.kind != "stay" or generator.random() < 0.5:
+            words.insert(generator.randint(0, len(words)), generator.choice(action.keywords))
+        return " ".join(words)
     phrase = generator.choice(action.phrases).format(subject=generator.choice(SUBJECTS))
     text = generator.choice(OPENINGS) + phrase + generator.choice(ENDINGS)
     if generator.random() < 0.3:
         text = text.lower()
     return text + generator.choice(("", "", ".", "!"))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower case, without punctuation, as the tokenizer splits it."""
+    return "".join(character if character.isalnum() else " " for character in text.lower()).split()
 
 
 def vertical_axis(pictures: Tensor) -> Tensor:
@@ -248,3 +266,6 @@ def _towards(planes: Tensor, spread: float, slope: Tensor) -> Tensor:
 def _without_luma(colour: Tensor) -> Tensor:
     colour = colour.view(1, 3, 1, 1)
     return colour - (colour * colour.new_tensor(LUMA).view(1, 3, 1, 1)).sum()
+
+
+LOOSE_WORDS = _loose_words()

@@ -60,3 +60,18 @@ def test_no_keyword_asks_for_two_actions(action):
 def test_captions_repeat_with_the_same_seed():
     first, second = ([world.caption(a, random.Random(3)) for a in world.ACTIONS] for _ in range(2))
     assert first == second
+
+
+def test_loose_words_ask_for_nothing():
+    keywords = {word for action in world.ACTIONS for word in action.keywords}
+    assert not keywords & set(world.LOOSE_WORDS)
+    assert "falls" in world.LOOSE_WORDS
+
+
+@pytest.mark.parametrize("action", world.ACTIONS, ids=lambda action: action.name)
+def test_every_caption_but_of_a_still_picture_has_a_word_of_its_own(action):
+    rng = random.Random(0)
+    own = set(action.keywords) | {"brown", "red", "heavy", "covers", "yellow"}
+    for _ in range(200):
+        words = set(world.words_of(world.caption(action, rng)))
+        assert action.kind == "stay" or words & own
