@@ -21,7 +21,15 @@ from engine.models.untrained import WanSize, build
 
 
 @pytest.fixture
-def backend(tiny_preset):
+def backend(tiny_preset, tiny_components):
+    """A fresh backend on the shared model, whose weights and hooks must stay as they are."""
+    set_threads(1)
+    return LocalBackend(tiny_components, tiny_preset, fingerprint="tiny")
+
+
+@pytest.fixture
+def own_backend(tiny_preset):
+    """A backend whose model the test may damage."""
     return LocalBackend.open(tiny_preset, threads=1)
 
 
@@ -190,11 +198,11 @@ def test_timings_name_the_phases(backend, clip_request):
     assert result.timings["denoise"] > 0
 
 
-def test_latents_that_are_no_numbers_are_an_error_not_a_black_clip(backend, clip_request):
+def test_latents_that_are_no_numbers_are_an_error_not_a_black_clip(own_backend, clip_request):
     with torch.no_grad():
-        backend.components.transformer.proj_out.bias[0] = torch.nan
+        own_backend.components.transformer.proj_out.bias[0] = torch.nan
     with pytest.raises(GenerationError, match="Clip 1 broke down"):
-        frames_of(backend, clip_request())
+        frames_of(own_backend, clip_request())
 
 
 @pytest.mark.parametrize("point", ["clip.encoded", "clip.denoised", "clip.decoded"])
@@ -206,22 +214,22 @@ def test_running_out_of_memory_is_named_and_the_next_clip_works(backend, clip_re
     assert np.array_equal(frames_of(backend, clip_request()), expected)
 
 
-def test_an_allocation_that_torch_refuses_is_out_of_memory(backend, clip_request):
+def test_an_allocation_that_torch_refuses_is_out_of_memory(own_backend, clip_request):
     def allocate_too_much(*_):
         torch.empty(10**15, dtype=torch.uint8)
 
-    backend.components.transformer.patch_embedding.register_forward_hook(allocate_too_much)
+    own_backend.components.transformer.patch_embedding.register_forward_hook(allocate_too_much)
     with pytest.raises(OutOfMemory):
-        frames_of(backend, clip_request())
+        frames_of(own_backend, clip_request())
 
 
-def test_a_bug_is_not_taken_for_lack_of_memory(backend, clip_request):
+def test_a_bug_is_not_taken_for_lack_of_memory(own_backend, clip_request):
     def fail(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    backend.components.transformer.patch_embedding.register_forward_hook(fail)
+    own_backend.components.transformer.patch_embedding.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="mat1"):
-        frames_of(backend, clip_request())
+        frames_of(own_backend, clip_request())
 
 
 def test_a_model_that_loads_announces_itself(tiny_preset):
@@ -243,14 +251,14 @@ def lora_file(path, transformer, seed):
 
 
 @pytest.fixture
-def backend_with_loras(tiny_preset, backend, tmp_path):
+def backend_with_loras(tiny_preset, own_backend, tmp_path):
     """Shot and Film each with their own LoRA."""
-    transformer = backend.components.transformer
+    transformer = own_backend.components.transformer
     variants = {
         name: VariantPreset(lora=lora_file(tmp_path / f"{name}.safetensors", transformer, seed))
         for seed, name in enumerate(("shot", "film"))
     }
-    return LocalBackend(backend.components, tiny_preset.model_copy(update={"variants": variants}))
+    return LocalBackend(own_backend.components, tiny_preset.model_copy(update={"variants": variants}))
 
 
 def test_switching_variants_back_and_forth_gives_the_same_frames(backend_with_loras, clip_request):
