@@ -100,7 +100,7 @@ def load_components(preset: Preset) -> Components:
     transformer = read(WanTransformer3DModel, preset.component("transformer"), dtype)
     vae = read(AutoencoderKLWan, preset.component("vae"), torch.float32)
     text_encoder = read(UMT5EncoderModel, preset.component("text_encoder"), dtype)
-    tokenizer = AutoTokenizer.from_pretrained(existing(preset.component("tokenizer")), local_files_only=True)
+    tokenizer = read_tokenizer(preset.component("tokenizer"))
     takes_picture = transformer.config.image_dim is not None
     if takes_picture and preset.max_sequence_length != PICTURE_SEQUENCE_LENGTH:
         raise ConfigError(
@@ -167,6 +167,13 @@ def read(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
     for key in sorted(report["missing_keys"]):
         raise mismatch(kind, folder, f"{key} is missing ({len(report['missing_keys'])} in all)")
     return model
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(existing(folder), local_files_only=True)
+    except (OSError, ValueError) as err:
+        raise WeightsMissing(f"The folder {shown(folder)} has no readable tokenizer.", "Download it again.") from err
 
 
 def mismatch(kind: type, folder: Path, reason: str) -> WeightsMismatch:

@@ -146,6 +146,15 @@ def test_the_reference_notices_a_wrong_detail(backend, tiny_preset, clip_request
         assert np.abs(slow_reference(changed, tiny_preset) - frames).max() > 1
 
 
+def test_bfloat16_stays_close_and_leaves_the_vae_in_float32(backend, tiny_preset, clip_request):
+    rounded = LocalBackend.open(tiny_preset.model_copy(update={"dtype": "bfloat16"}), threads=1)
+    assert rounded.components.transformer.dtype == torch.bfloat16
+    assert rounded.components.codec.vae.dtype == torch.float32
+    request = clip_request(guidance_scale=1.0)
+    difference = np.abs(frames_of(rounded, request).astype(int) - frames_of(backend, request))
+    assert 0 < difference.mean() < 4
+
+
 def test_two_clips_with_one_prompt_ask_the_text_encoder_once(backend, clip_request):
     for seed in (1, 2):
         frames_of(backend, clip_request(seed=seed, guidance_scale=1.0))

@@ -122,6 +122,13 @@ def test_a_folder_without_weights_is_named(copied, part):
         components.load(copied)
 
 
+def test_an_empty_tokenizer_folder_is_named(copied):
+    for file in copied.component("tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(WeightsMissing, match="model/tokenizer"):
+        components.load(copied)
+
+
 @pytest.mark.parametrize("part", ["transformer", "text_encoder"])
 def test_truncated_weights_are_named(copied, part):
     file = next(copied.component(part).glob("*.safetensors"))
