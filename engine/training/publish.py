@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from engine.evaluation.pocket_gates import SHIPPED_SIZE, Report, report, score
 from engine.models.pocket import load_components, save_components
+from engine.training.gates import SHIPPED_SIZE, Report, report, score
 from engine.training.world import ACTIONS
 
 NUM_INFERENCE_STEPS = 4

@@ -5,10 +5,10 @@ from PIL import Image
 from engine.config import PRESETS, load_preset
 from engine.errors import ConfigError
 from engine.evaluation import pocket_gates
-from engine.evaluation.pocket_gates import Figures
 from engine.models import pocket
-from engine.training import world
+from engine.training import gates, world
 from engine.training.dataset import toy_scenes
+from engine.training.gates import Figures
 from engine.training.publish import shipped_score, vocabulary
 from tests.engine.models.test_pocket import components  # noqa: F401
 
@@ -30,7 +30,7 @@ def test_a_gate_asks_for_quality_and_for_a_real_change(action, generated, still,
 
 
 def test_an_untrained_model_passes_stay_and_nothing_else(components, tmp_path):  # noqa: F811
-    measured = pocket_gates.report(
+    measured = gates.report(
         components, size=(32, 48), num_toys=1, sheet=tmp_path / "sheet.png", actions=(STAY, NIGHT), linear=True
     )
     assert measured.passed == ["stay"]
@@ -42,14 +42,14 @@ def test_an_untrained_model_passes_stay_and_nothing_else(components, tmp_path): 
 
 
 def measured_photos():
-    return pocket_gates.held_out_photos((32, 48))
+    return gates.held_out_photos((32, 48))
 
 
 def test_the_linear_map_of_an_exact_transfer_beats_standing_still(components):  # noqa: F811
     seen, pictures = toy_scenes(16, 64, 64, seed=1), toy_scenes(2, 64, 64, seed=2)
-    mapped = pocket_gates.linear_outcome(components, NIGHT, seen, pictures)
+    mapped = gates.linear_outcome(components, NIGHT, seen, pictures)
     truth = world.perform(pictures, NIGHT)
-    assert pocket_gates.psnr(mapped, truth).mean() > pocket_gates.psnr(pictures, truth).mean() + 5
+    assert gates.psnr(mapped, truth).mean() > gates.psnr(pictures, truth).mean() + 5
 
 
 def test_only_a_pocket_preset_can_be_measured():
@@ -64,6 +64,6 @@ def test_a_folder_without_a_model_scores_below_every_model(tmp_path):
 
 def test_more_sampling_steps_start_from_the_same_noise(components):  # noqa: F811
     picture = toy_scenes(1, 32, 32, seed=4)
-    first, again = (pocket_gates.generate(components, picture, ["night"], 2, 5.0) for _ in range(2))
+    first, again = (gates.generate(components, picture, ["night"], 2, 5.0) for _ in range(2))
     assert torch.equal(first, again)
     assert isinstance(components, pocket.PocketComponents)

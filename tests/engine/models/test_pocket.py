@@ -3,11 +3,11 @@ import torch
 
 from engine.config import ASSETS
 from engine.errors import WeightsMissing
-from engine.evaluation.metrics import psnr
-from engine.evaluation.pocket_gates import generate, prompt
 from engine.models import pocket, pocket_codec
 from engine.training import world
 from engine.training.dataset import toy_scenes
+from engine.training.gates import generate, prompt
+from engine.training.metrics import psnr
 
 SHAPE = pocket.PocketShape(num_layers=2, ffn_dim=64)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from engine.evaluation.metrics import psnr
 from engine.models import pocket_codec
 from engine.training import world
 from engine.training.dataset import toy_scenes
+from engine.training.metrics import psnr
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,9 @@ def test_the_constant_pair_is_not_trained(recipe):
 def test_a_lora_trains_alone_and_is_one_the_engine_reads(recipe, tmp_path):
     list(trainer.train(recipe("base", evaluate_every=2), until=2))
     base = tmp_path / "base" / "best"
-    shot = recipe("shot", lora={"base": str(base), "rank": 2}, padding="anchor", five_motion_frames=0.0, evaluate_every=2)
+    shot = recipe(
+        "shot", lora={"base": str(base), "rank": 2}, padding="anchor", five_motion_frames=0.0, evaluate_every=2
+    )
     records = list(trainer.train(shot, until=4))
     assert [record["kind"] for record in records].count("gates") == 2
     before, after = load_components(base), load_components(base)

@@ -3,9 +3,9 @@ import random
 import pytest
 import torch
 
-from engine.evaluation.metrics import psnr
 from engine.training import world
 from engine.training.dataset import toy_scenes
+from engine.training.metrics import psnr
 
 NOON = world.BY_NAME["noon"]
 PICTURES = world.perform(world.perform(toy_scenes(3, 48, 64, seed=5), NOON), NOON)  # of ordinary contrast

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from engine.evaluation.metrics import affine_fit, psnr
+from engine.training.metrics import affine_fit, psnr
 
 
 def test_psnr_of_a_known_error():
