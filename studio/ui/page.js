@@ -116,6 +116,8 @@
   const known = () => read("svi:projects", {});
   svi.id = null;
   svi.token = null;
+  svi.recent = () => Object.entries(known()).filter(([id, film]) => ID.test(id) && film.title)
+    .sort(([, a], [, b]) => b.opened - a.opened).slice(0, 6).map(([id, { title }]) => ({ id, title }));
 
   const openFromAddress = () => {
     const query = new URLSearchParams(location.search);
@@ -354,6 +356,7 @@
     svi.parts.storyboard?.update(state);
     svi.parts.player?.update(state);
     speak(state);
+    if (first && state.clips.length) svi.tab("story");
     if (first || formDiffers(state)) restoreSetup(state);
     const unmeasured = svi.setup.quality?.some((row) => row.name === state.project.quality && !row.seconds);
     if (unmeasured && state.phase === "finished" && svi.measured !== state.rev) { svi.measured = state.rev; svi.trigger?.("refresh", {}); }
@@ -816,7 +819,7 @@
       at.stop.addEventListener("click", () => { text(at.stopLabel, "Stopping…"); svi.act("stop"); });
       at.extend.addEventListener("click", () => svi.extendMenu(at.extend));
       for (const tab of element.querySelectorAll("button[data-tab]")) tab.addEventListener("click", () => svi.tab(tab.dataset.tab));
-      svi.tab("setup");
+      svi.tab(svi.state?.clips.length ? "story" : "setup");
     },
     notes(element) {
       const at = svi.elements, find = (name) => element.querySelector(`[data-at=${name}]`);
@@ -842,7 +845,12 @@
       const arrived = () => {
         const value = typeof props.value === "string" && props.value ? JSON.parse(props.value) : props.value;
         if (!value) return;
-        if (value.setup) { svi.setup = value.setup; Object.assign(svi.form, value.setup.defaults ?? {}); drawMoves(); svi.parts.player?.examples(value.setup.examples ?? []); }
+        if (value.setup) {
+          if (!svi.setup.machine && !svi.state) Object.assign(svi.form, value.setup.defaults ?? {});
+          svi.setup = value.setup;
+          drawMoves();
+          svi.parts.player?.examples(value.setup.examples ?? []);
+        }
         if (value.answer) svi.created(value.answer);
         draw();
       };

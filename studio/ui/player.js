@@ -14,7 +14,7 @@
       this.root = root;
       const at = (name) => root.querySelector(`[data-at=${name}]`);
       this.at = Object.fromEntries(["frame", "video", "still", "cover", "coverImage", "welcome", "examples", "note", "play", "time", "total", "mute",
-        "full", "track", "scrub", "legend", "corner"].map((name) => [name, at(name)]));
+        "full", "track", "scrub", "legend", "corner", "recent", "recentList"].map((name) => [name, at(name)]));
       this.video = this.at.video;
       this.film = null;
       this.generation = null;
@@ -29,6 +29,7 @@
       this.at.mute.append(icon("muted"));
       this.at.full.append(icon("full"));
       this.listen();
+      this.recent(svi.recent());
     }
 
     // ---- what the studio knows -------------------------------------------------------------------------------------
@@ -366,6 +367,11 @@
       const list = this.at.examples.querySelector("[data-at=exampleList]");
       list.replaceChildren(...examples.map((example) => el("button.example", { type: "button", onclick: () => svi.example(example.name) },
         example.poster_url ? el("img", { src: example.poster_url, alt: "", loading: "lazy" }) : null, el("span", {}, example.title))));
+    }
+
+    recent(films) {
+      show(this.at.recent, films.length > 0);
+      this.at.recentList.replaceChildren(...films.map(({ id, title }) => el("li", {}, el("a", { href: `?project=${id}` }, title))));
     }
 
     enable() {

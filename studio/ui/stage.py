@@ -46,6 +46,10 @@ PLAYER = """
           <h3>Or open an example</h3>
           <div class="example-list" data-at="exampleList"></div>
         </div>
+        <div class="recent" data-at="recent" hidden>
+          <h3>Your films</h3>
+          <ul class="recent-list" data-at="recentList"></ul>
+        </div>
       </div>
     </div>
     <p class="note" data-at="note" hidden></p>
