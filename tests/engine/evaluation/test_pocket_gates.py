@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -31,18 +33,20 @@ def test_a_gate_asks_for_quality_and_for_a_real_change(action, generated, still,
 
 def test_an_untrained_model_passes_stay_and_nothing_else(components, tmp_path):  # noqa: F811
     measured = gates.report(
-        components, size=(32, 48), num_toys=1, sheet=tmp_path / "sheet.png", actions=(STAY, NIGHT), linear=True
+        components, size=(64, 96), num_toys=1, sheet=tmp_path / "sheet.png", actions=(STAY, NIGHT), linear=True
     )
+    assert measured.passed == []  # this codec has seen two dozen toy scenes only
+    measured = replace(measured, codec=30.0)
     assert measured.passed == ["stay"]
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (48 * 3, 32 * 2 * (len(measured_photos()) + 1))
+        assert sheet.size == (96 * 3, 64 * 2 * (len(measured_photos()) + 1))
     text = pocket_gates.table(measured.as_dict())
     assert "| night |" in text and "fails" in text
     assert [action["name"] for action in vocabulary(measured)["actions"]] == ["stay"]
 
 
 def measured_photos():
-    return gates.held_out_photos((32, 48))
+    return gates.held_out_photos((64, 96))
 
 
 def test_the_linear_map_of_an_exact_transfer_beats_standing_still(components):  # noqa: F811
