@@ -54,25 +54,28 @@ class LocalBackend:
         """Load the model of `preset`. threads: CPU threads to compute with; None leaves one core to the page."""
         set_threads(threads)
         began = time.monotonic()
-        components = models.load(preset)
-        faults.hit("model.loaded")
+        try:
+            components = models.load(preset)
+            faults.hit("model.loaded")
+        except (MemoryError, RuntimeError) as err:
+            components = None
+            if not is_out_of_memory(err):
+                raise
+        if components is None:
+            raise out_of_memory(f"The model “{preset.name}”", "Close other programs, or choose a smaller preset.")
         log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
         return cls(components, preset, fingerprint=backends.fingerprint(preset, next(iter(preset.variants))))
 
     def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
         """See `Backend.generate`."""
+        hint = "Finished clips are safe. Close other programs or choose a smaller size, then resume."
         try:
             yield from self._generate(request)
             return
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
                 raise
-        # Out of the except block: the error's traceback holds the tensors that filled the memory.
-        release_memory()
-        raise OutOfMemory(
-            f"Clip {request.index + 1} needs more memory than is free.",
-            "Finished clips are safe. Close other programs or choose a smaller size, then resume.",
-        )
+        raise out_of_memory(f"Clip {request.index + 1}", hint)
 
     @torch.inference_mode()  # on a generator it is left and entered again at every yield
     def _generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
@@ -189,6 +192,12 @@ def set_threads(threads: int | None) -> None:
         threads = cores - 1 if cores >= 4 else cores
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def out_of_memory(what: str, hint: str) -> OutOfMemory:
+    """The error to raise, after the memory was freed. Call it outside the except block: its traceback holds tensors."""
+    release_memory()
+    return OutOfMemory(f"{what} needs more memory than is free.", hint)
 
 
 def is_out_of_memory(err: Exception) -> bool:

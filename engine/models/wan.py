@@ -160,6 +160,8 @@ def read(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
             "Download it again as safetensors, or check the preset.",
         ) from err
     except (RuntimeError, ValueError, TypeError) as err:
+        if "allocate memory" in str(err):
+            raise
         reason = re.search(r"[\w.]+ expected shape .*?, but got torch.Size\(.*?\)", str(err))
         raise mismatch(kind, folder, reason.group() if reason else type(err).__name__) from err
     for key, found, expected in sorted(report["mismatched_keys"]):

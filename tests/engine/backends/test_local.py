@@ -241,8 +241,8 @@ def test_a_bug_is_not_taken_for_lack_of_memory(own_backend, clip_request):
         frames_of(own_backend, clip_request())
 
 
-def test_a_model_that_loads_announces_itself(tiny_preset):
-    with faults.injected("model.loaded:oom"), pytest.raises(MemoryError):
+def test_a_model_that_does_not_fit_into_memory_is_named(tiny_preset):
+    with faults.injected("model.loaded:oom"), pytest.raises(OutOfMemory, match="The model “tiny” needs more memory"):
         LocalBackend.open(tiny_preset, threads=1)
 
 
