@@ -15,6 +15,7 @@ from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
 GAIN_RANGE = (0.3, 2.5)  # weaker would erase the picture for later clips, stronger would blow up codec noise
+COLOUR_POWER = 0.5  # colours go half of the way (as a ratio): all of it makes pale photographs garish
 NUM_FRAMES = 25
 FPS = 12
 HOLD = 4  # a move starts after this frame, so that five motion frames and one give the same motion
@@ -65,7 +66,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "night",
-        Light(-0.66, 0.12, 0.17, (-0.10, -0.02, 0.24), (0.02, 0.0, -0.08), 0.05),
+        Light(-0.66, 0.12, 0.17, (-0.10, -0.02, 0.24), (0.02, 0.0, -0.08), 0.04),
         ("night", "darkness", "moonlight", "dark", "midnight", "nightfall"),
         (
             "Night falls over {subject}",
@@ -118,7 +119,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "fog",
-        Light(0.44, -0.10, 0.15, (-0.02, 0.0, 0.04), NONE, 0.03),
+        Light(0.44, -0.10, 0.15, (-0.02, 0.0, 0.04), NONE, 0.015),
         ("fog", "mist", "haze", "foggy", "misty"),
         (
             "Fog rolls in over {subject}",
@@ -131,7 +132,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "storm",
-        Light(-0.40, 0.20, 0.23, (-0.08, 0.04, 0.02), NONE, 0.05),
+        Light(-0.40, 0.20, 0.23, (-0.08, 0.04, 0.02), NONE, 0.03),
         ("storm", "thunder", "rain", "clouds", "stormy"),
         (
             "A storm gathers over {subject}",
@@ -157,7 +158,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "winter",
-        Light(0.34, 0.12, 0.27, (-0.20, 0.02, 0.42), NONE, 0.05),
+        Light(0.34, 0.12, 0.27, (-0.20, 0.02, 0.42), NONE, 0.03),
         ("winter", "snow", "frost", "ice", "snowy", "freezes", "cold"),
         (
             "Winter comes to {subject}",
@@ -207,8 +208,8 @@ def apply_light(pictures: Tensor, light: Light) -> Tensor:
     weights = pictures.new_tensor(LUMA).view(1, 3, 1, 1)
     luma = (pictures * weights).sum(1, keepdim=True)
     tint, tint_slope = (_without_luma(pictures.new_tensor(colour)) for colour in (light.tint, light.tint_slope))
-    lit = light.luma + _towards(luma, light.contrast, pictures.new_tensor(light.luma_slope))
-    return (lit + tint + _towards(pictures - luma, light.saturation, tint_slope)).clamp(-1, 1)
+    lit = light.luma + _towards(luma, light.contrast, pictures.new_tensor(light.luma_slope), 1.0)
+    return (lit + tint + _towards(pictures - luma, light.saturation, tint_slope, COLOUR_POWER)).clamp(-1, 1)
 
 
 def perform(pictures: Tensor, action: Action) -> Tensor:
@@ -255,11 +256,11 @@ def vertical_axis(pictures: Tensor) -> Tensor:
     return y.view(1, 1, -1, 1)
 
 
-def _towards(planes: Tensor, spread: float, slope: Tensor) -> Tensor:
-    """Deviations from the mean, scaled to `spread`; as much as they lose goes to the gradient `slope`·y."""
+def _towards(planes: Tensor, spread: float, slope: Tensor, power: float) -> Tensor:
+    """Deviations from the mean, scaled towards `spread`; as much as they lose goes to the gradient `slope`·y."""
     deviations = planes - planes.mean((-2, -1), keepdim=True)
     own = deviations.square().mean((1, 2, 3), keepdim=True).sqrt()
-    gain = (spread / own.clamp(min=1e-3)).clamp(*GAIN_RANGE)
+    gain = (spread / own.clamp(min=1e-3)).pow(power).clamp(*GAIN_RANGE)
     return gain * deviations + (1 - gain).clamp(min=0) * slope * vertical_axis(planes)
 
 
