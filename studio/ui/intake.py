@@ -19,20 +19,6 @@ from studio.ui.parts import static
 DEFAULT_LENGTH = 6
 QUALITY = {"fast": "Fast", "balanced": "Balanced", "best": "Best"}
 
-ANCHOR = """
-<figure class="anchor">
-  <img data-at="anchor" alt="">
-  <figcaption><span class="dim" data-at="anchorSize"></span> <button type="button" class="quiet small" data-at="anotherPicture">Start with another picture</button></figcaption>
-</figure>
-"""
-LENGTH = '<p class="under" data-at="length"></p>'
-PROMISE = '<p class="under" data-at="promise"></p>'
-QUALITY_NOTE = '<p class="under" data-at="quality"></p>'
-AFTER = """
-<button type="button" class="plain wide" id="redraft" hidden>Draft the storyline again</button>
-<p class="under" data-at="source"></p>
-"""
-
 
 @dataclass(frozen=True)
 class Intake:
@@ -53,7 +39,7 @@ class Intake:
 
 
 def build(preset: Preset) -> Intake:
-    gr.HTML("<h2>Setup</h2>", apply_default_css=False, elem_id="setup-title", padding=False)
+    gr.HTML(html_template="<h2>Setup</h2>", js_on_load=None, apply_default_css=False, elem_id="setup-title")
     image = gr.Image(
         label="Reference picture",
         type="filepath",
@@ -64,7 +50,7 @@ def build(preset: Preset) -> Intake:
         interactive=True,
         elem_id="anchor-image",
     )
-    static("notes", ANCHOR, elem_id="anchor-shown")
+    static("notes", elem_id="anchor-shown")
     keywords = gr.Textbox(
         label="Keywords",
         placeholder="an old harbour, evening, storm",
@@ -75,17 +61,28 @@ def build(preset: Preset) -> Intake:
         elem_id="keywords",
     )
     length = gr.Number(
-        label="Length in clips", value=DEFAULT_LENGTH, minimum=1, maximum=200, precision=0, interactive=True, elem_id="length"
+        label="Length in clips",
+        value=DEFAULT_LENGTH,
+        minimum=1,
+        maximum=200,
+        precision=0,
+        interactive=True,
+        elem_id="length",
     )
-    static("length", LENGTH, elem_id="length-note")
+    static("length", elem_id="length-note")
     offered = [(VARIANTS[name].title, name) for name in ("film", "shot") if name in preset.variants]
     variant = gr.Radio(offered, value=offered[0][1], label="Kind", interactive=True, elem_id="variant")
-    static("promise", PROMISE, elem_id="variant-note")
+    static("promise", elem_id="variant-note")
     levels = [(title, name) for name, title in QUALITY.items() if name in preset.quality]
     quality = gr.Radio(
-        levels, value=_default_quality(preset), label="Quality", interactive=True, elem_id="quality", visible=bool(levels)
+        levels,
+        value=_default_quality(preset),
+        label="Quality",
+        interactive=True,
+        elem_id="quality",
+        visible=bool(levels),
     )
-    static("quality", QUALITY_NOTE, elem_id="quality-note")
+    static("quality", elem_id="quality-note")
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         title = gr.Textbox(label="Title", max_length=200, interactive=True, elem_id="title")
         seed = gr.Number(
@@ -109,7 +106,7 @@ def build(preset: Preset) -> Intake:
             interactive=True,
             elem_id="negative-prompt",
         )
-    static("after", AFTER, elem_id="setup-notes")
+    static("after", elem_id="setup-notes")
     return Intake(image, keywords, length, variant, quality, title, seed, steps, negative_prompt)
 
 
@@ -140,7 +137,9 @@ def bind(panel: Intake) -> None:
         component.input(fn=None, inputs=component, js=f"(value) => {{ window.svi.fieldEdited('{setting}', value); }}")
 
 
-def setup(preset: Preset, *, machine: str, seconds_a_clip: Mapping[str, float | None], examples: list[dict]) -> dict[str, Any]:
+def setup(
+    preset: Preset, *, machine: str, seconds_a_clip: Mapping[str, float | None], examples: list[dict]
+) -> dict[str, Any]:
     """What the page must know before there is a project, as plain data. `seconds_a_clip`: measured, by quality."""
     vocabulary = vocabulary_of(preset)
     return {
@@ -154,7 +153,8 @@ def setup(preset: Preset, *, machine: str, seconds_a_clip: Mapping[str, float | 
             if v.name in preset.variants
         ],
         "quality": [
-            {"name": name, "steps": steps, "seconds": seconds_a_clip.get(name)} for name, steps in preset.quality.items()
+            {"name": name, "steps": steps, "seconds": seconds_a_clip.get(name)}
+            for name, steps in preset.quality.items()
         ],
         "vocabulary": [
             {"name": a.name, "kind": a.kind, "phrases": list(a.phrases), "keywords": list(a.keywords)}

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("page.js", "player.js", "storyboard.js")
 TITLE = "Stable Video Infinity Studio"
-NO_CHANGE: dict[str, Any] = {}
 
 # Carries JSON in as `value` and the page's private events out. Its template is empty for good (rule S1).
 BRIDGE = """
@@ -79,11 +78,22 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
 
     def example(event: gr.EventData) -> dict[str, Any]:
         return answer(
-            event, lambda: studio.actions.open_example(str(getattr(event, "owner", "")), str(getattr(event, "name", ""))), drafted=True
+            event,
+            lambda: studio.actions.open_example(str(getattr(event, "owner", "")), str(getattr(event, "name", ""))),
+            drafted=True,
         )
 
     private = {"api_visibility": "private", "show_progress": "hidden"}
-    fields = [panel.image, panel.keywords, panel.variant, panel.quality, panel.title, panel.seed, panel.steps, panel.negative_prompt]
+    fields = [
+        panel.image,
+        panel.keywords,
+        panel.variant,
+        panel.quality,
+        panel.title,
+        panel.seed,
+        panel.steps,
+        panel.negative_prompt,
+    ]
     page.load(welcome, outputs=bridge, **private)
     failed = "() => { window.svi.created(null); }"  # Gradio itself refused, for example a file that is no picture
     bridge.create(create, inputs=fields, outputs=bridge, trigger_mode="once", **private).failure(fn=None, js=failed)
@@ -99,9 +109,7 @@ def answer(event: gr.EventData, make: "Callable[[], Any]", *, drafted: bool = Fa
         created = make()
     except StudioError as err:
         return {"answer": {"nonce": nonce, "message": err.message, "hint": err.hint}}
-    return {
-        "answer": {"nonce": nonce, "project_id": created.project_id, "token": created.token, "drafted": drafted}
-    }
+    return {"answer": {"nonce": nonce, "project_id": created.project_id, "token": created.token, "drafted": drafted}}
 
 
 def setup(studio: "Studio") -> dict[str, Any]:
@@ -126,11 +134,7 @@ def seconds_a_clip(studio: "Studio") -> dict[str, float | None]:
     """Measured seconds a clip takes by quality, None where nothing has been measured yet."""
     preset, paces = studio.preset, studio.queue.paces
     resolution = preset.offered_resolutions()[0]
-    measured = {}
-    for name, steps in preset.quality.items():
-        pace = paces.at(preset.name, resolution, steps) if hasattr(paces, "at") else None
-        measured[name] = pace.clip_s(steps) if pace else None
-    return measured
+    return {name: paces.at(preset.name, resolution, steps).clip_s(steps) for name, steps in preset.quality.items()}
 
 
 def head() -> str:

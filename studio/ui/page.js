@@ -162,13 +162,18 @@
     const abort = new AbortController();
     const alarm = setTimeout(() => abort.abort(), TIMEOUT_MS);
     try {
-      return await fetch(ROOT() + svi.id + path, {
+      return await fetch(svi.signed(ROOT() + svi.id + path), {
         ...options, signal: abort.signal, cache: "no-store",
         headers: { ...options.headers, ...(svi.token ? { "X-Studio-Token": svi.token } : {}) },
       });
     } finally { clearTimeout(alarm); }
   };
-  svi.media = (url) => fetch(url, { headers: svi.token ? { "X-Studio-Token": svi.token } : {} });
+  // A private Space lets nothing through without the signature that the page itself was opened with.
+  svi.signed = (url) => {
+    const sign = new URLSearchParams(location.search).get("__sign");
+    return url && sign ? `${url}${url.includes("?") ? "&" : "?"}__sign=${encodeURIComponent(sign)}` : url;
+  };
+  svi.media = (url) => fetch(svi.signed(url), { headers: svi.token ? { "X-Studio-Token": svi.token } : {} });
 
   const poll = async () => {
     clearTimeout(timer);
@@ -469,7 +474,7 @@
     text(at.exportLabel, running ? "Exporting…" : "Export");
     show(at.download, !!exported?.url && !running);
     if (exported?.url) {
-      at.download.href = exported.url;
+      at.download.href = svi.signed(exported.url);
       at.download.setAttribute("download", exported.name || "film.mp4");
       at.download.title = exported.frames ? `${exported.name}, ${exported.frames} frames` : exported.name || "";
     }
@@ -491,7 +496,8 @@
     const cost = choice?.seconds ? `${svi.about(choice.seconds)} a clip` : "time per clip is measured on the first one";
     text(at.quality, choice ? `${choice.steps} steps, ${cost}.` : "");
     if (at.anchor && state) {
-      if (at.anchor.getAttribute("src") !== state.project.image_url) at.anchor.src = state.project.image_url;
+      const url = svi.signed(state.project.image_url);
+      if (at.anchor.getAttribute("src") !== url) at.anchor.src = url;
       at.anchor.alt = "The picture this film starts from";
       text(at.anchorSize, `${state.project.width} × ${state.project.height}, ${state.project.fps} fps`);
     }
@@ -705,8 +711,8 @@
 
   const share = async () => {
     const answer = await svi.act("share");
-    if (!answer?.url) return;
-    const url = new URL(answer.url, location.href).href;
+    if (!answer?.token) return;
+    const url = `${document.baseURI.replace(/[?#].*$/, "")}?${new URLSearchParams({ project: svi.id, token: answer.token })}`;
     const field = el("input.share-link", { type: "text", readOnly: true, value: url, "aria-label": "Link to this film" });
     const copyIt = async () => { field.select(); try { await navigator.clipboard.writeText(url); svi.say("Link copied."); } catch { document.execCommand("copy"); } };
     await svi.dialog("Share this film", el("div", {}, el("p", {}, "Whoever opens this link can watch the film and make a copy. They cannot change yours."), field),

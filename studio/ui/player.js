@@ -356,7 +356,7 @@
     }
 
     drawCover(state) {
-      const url = state ? state.project.image_url : this.anchor;
+      const url = state ? svi.signed(state.project.image_url) : this.anchor;
       show(this.at.coverImage, !!url);
       if (url && this.at.coverImage.getAttribute("src") !== url) this.at.coverImage.src = url;
       show(this.at.welcome, !state && !url && !svi.id);
@@ -366,7 +366,7 @@
       show(this.at.examples, examples.length > 0);
       const list = this.at.examples.querySelector("[data-at=exampleList]");
       list.replaceChildren(...examples.map((example) => el("button.example", { type: "button", onclick: () => svi.example(example.name) },
-        example.poster_url ? el("img", { src: example.poster_url, alt: "", loading: "lazy" }) : null, el("span", {}, example.title))));
+        example.poster_url ? el("img", { src: svi.signed(example.poster_url), alt: "", loading: "lazy" }) : null, el("span", {}, example.title))));
     }
 
     recent(films) {

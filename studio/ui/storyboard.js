@@ -139,7 +139,7 @@
       text(card.status, (STATUS[clip.status] ?? clip.status) + step);
 
       const preview = clip.status === "running" && clip.preview_url;
-      this.picture(card, preview || clip.poster_url, !!preview);
+      this.picture(card, svi.signed(preview || clip.poster_url), !!preview);
       show(card.tag, !!preview);
       show(card.progress, clip.status === "running");
       card.progress.firstElementChild.style.width = `${clip.of ? (100 * clip.step) / clip.of : 0}%`;

@@ -91,10 +91,10 @@ class Running:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "2",
         }
-        self.log = open(self.folder / "app.log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
-        )
+        with open(self.folder / "app.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with suppress(OSError):
@@ -112,7 +112,6 @@ class Running:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self.log.close()
 
     def kill(self) -> None:
         """End the app and its worker at once."""

@@ -81,7 +81,7 @@ class Screen:
         return self.card(index).locator("textarea")
 
     def prompts(self) -> list[str]:
-        return self.page.evaluate("[...document.querySelectorAll('#storyboard [data-clip] textarea')].map((field) => field.value)")
+        return self.cards.locator("textarea").evaluate_all("(fields) => fields.map((field) => field.value)")
 
     def saved_prompts(self) -> list[str]:
         """What the server has, asked for anew."""
@@ -102,6 +102,11 @@ class Screen:
     def wait(self, expression: str, *, timeout_s: float = 20) -> None:
         self.page.wait_for_function(expression, timeout=timeout_s * 1000)
 
+    def wait_video(self, claim: str, *, timeout_s: float = 20) -> None:
+        """Until `claim` holds of the video's properties, such as "ended" or "currentTime > 2"."""
+        names = "currentTime, readyState, paused, ended, muted, seeking"
+        self.wait(f"(({{ {names} }}) => {claim})(document.querySelector('#player video'))", timeout_s=timeout_s)
+
     def wait_phase(self, *phases: str, timeout_s: float = 20) -> None:
         self.wait(f"{list(phases)}.includes(document.body.dataset.phase)", timeout_s=timeout_s)
 
@@ -115,4 +120,6 @@ class Screen:
         """A screenshot in the folder `SVI_SCREENSHOTS`, when somebody wants to look."""
         if folder := os.environ.get("SVI_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=Path(folder) / f"{re.sub(r'[^a-z0-9-]+', '-', name.lower())}.png", full_page=whole)
+            self.page.screenshot(
+                path=Path(folder) / f"{re.sub(r'[^a-z0-9-]+', '-', name.lower())}.png", full_page=whole
+            )

@@ -11,9 +11,9 @@ def check(screen, name: str) -> None:
     screen.snap(name)
     response = AXE.run(screen.page, options={"resultTypes": ["violations"]}).response
     serious = [
-        f"{violation['id']}: {[(node['target'], node.get('failureSummary', '')[:300]) for node in violation['nodes'][:3]]}"
-        for violation in response["violations"]
-        if violation["impact"] in ("serious", "critical")
+        f"{found['id']}: {[(node['target'], node.get('failureSummary', '')[:300]) for node in found['nodes'][:3]]}"
+        for found in response["violations"]
+        if found["impact"] in ("serious", "critical")
     ]
     assert not serious, f"{name}: " + "\n".join(serious)
 
@@ -125,7 +125,7 @@ def focus_by_tab(page, selector: str) -> None:
 
 def test_the_storyboard_is_one_tab_stop(screen, photo):
     screen.draft(photo, clips=5)
-    stops = screen.page.evaluate("[...document.querySelectorAll('#storyboard [data-clip]')].filter((node) => node.tabIndex === 0).length")
+    stops = screen.cards.evaluate_all("(cards) => cards.filter((card) => card.tabIndex === 0).length")
     assert stops == 1
     screen.card(3).locator("textarea").click()
     assert screen.card(3).get_attribute("tabindex") == "0"
@@ -137,4 +137,17 @@ def test_finished_clips_are_announced_in_one_polite_region(screen, studio, photo
     screen.generate()
     expect(screen.page.locator("#announcer")).not_to_be_empty()
     assert screen.page.locator("#announcer").get_attribute("aria-live") == "polite"
+    screen.finish()
+
+
+def test_reduced_motion_neither_starts_the_film_nor_moves_previews(studio, photo, open_screen):
+    screen = open_screen(studio, reduced_motion="reduce")
+    screen.draft(photo, clips=2)
+    studio.tell(hold=[1])
+    screen.generate()
+    screen.wait_done(1)
+    expect(screen.card(1).locator(".tag")).to_be_visible()
+    screen.wait("document.querySelectorAll('[data-clip] img')[1].src.startsWith('data:image/png')")
+    assert screen.video("paused")
+    studio.tell()
     screen.finish()

@@ -26,13 +26,13 @@ def test_a_picture_becomes_a_film_that_plays_extends_and_exports(screen, studio,
     screen.generate()
     screen.wait("document.querySelector('[data-status=running] .tag:not([hidden])')")
     screen.wait_done(1)
-    screen.wait("!document.querySelector('#player video').paused")  # the first clip plays at once, without a click
+    screen.wait_video("!paused")  # the first clip plays at once, without a click
     screen.snap("generating")
     studio.tell()
     screen.finish()
     assert screen.video("muted")
 
-    screen.wait("document.querySelector('#player video').currentTime > 2.2")  # past the first seam
+    screen.wait_video("currentTime > 2.2")  # past the first seam
     expect(screen.primary).to_have_text("Extend")
     screen.snap("finished")
     screen.primary.click()
@@ -94,5 +94,6 @@ def test_a_shared_link_shows_the_film_and_lets_a_stranger_copy_it(screen, studio
 
 
 def probe(path) -> dict:
-    command = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0", "-show_streams", "-of", "json", str(path)]
+    shown = ["-count_frames", "-select_streams", "v:0", "-show_streams", "-of", "json"]
+    command = ["ffprobe", "-v", "error", *shown, str(path)]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"][0]

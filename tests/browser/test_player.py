@@ -6,9 +6,13 @@ COUNT_WAITING = """() => {
     const video = document.querySelector('#player video');
     window.waits = [];
     video.addEventListener('waiting', () => window.waits.push(video.currentTime));
-    window.seams = [];
-    let last = video.currentTime;
-    video.addEventListener('timeupdate', () => { window.seams.push(video.currentTime - last); last = video.currentTime; });
+}"""
+
+BUFFERED_S = """() => {
+    const { buffered } = document.querySelector('#player video');
+    let seconds = 0;
+    for (let index = 0; index < buffered.length; index += 1) seconds += buffered.end(index) - buffered.start(index);
+    return seconds;
 }"""
 
 
@@ -22,10 +26,10 @@ def film(screen, photo, clips):
 def test_seams_are_played_through_without_waiting(screen, photo):
     film(screen, photo, 6)
     screen.page.evaluate("document.querySelector('#player video').pause(); window.svi.parts.player.seek(0)")
-    screen.wait("document.querySelector('#player video').readyState >= 3")
+    screen.wait_video("readyState >= 3")
     screen.page.evaluate(COUNT_WAITING)
     screen.page.evaluate("window.svi.parts.player.play()")
-    screen.wait("document.querySelector('#player video').ended", timeout_s=40)
+    screen.wait_video("ended", timeout_s=40)
     assert screen.page.evaluate("window.waits") == []
     duration = (6 * 25 - 5 * 5) / 12
     assert abs(screen.video("duration") - duration) < 0.05
@@ -36,12 +40,12 @@ def test_a_late_clip_continues_the_film_without_a_click(screen, studio, photo):
     studio.tell(hold=[1])
     screen.generate()
     screen.wait_done(1)
-    screen.wait("document.querySelector('#player video').currentTime > 1.9")
+    screen.wait_video("currentTime > 1.9")
     expect(screen.page.locator("#player .note")).to_contain_text("Waiting for clip 2")
     studio.tell()
-    screen.wait("document.querySelector('#player video').currentTime > 2.3")
+    screen.wait_video("currentTime > 2.3")
     screen.finish()
-    screen.wait("document.querySelector('#player video').ended", timeout_s=30)
+    screen.wait_video("ended", timeout_s=30)
 
 
 def test_a_replaced_take_reloads_at_the_same_clip_and_offset(screen, photo):
@@ -52,10 +56,12 @@ def test_a_replaced_take_reloads_at_the_same_clip_and_offset(screen, photo):
     screen.menu(0, "Delete")
     expect(screen.cards).to_have_count(2)
     screen.wait(f"window.svi.state.film.generation !== {generation}")
-    screen.wait("document.querySelector('#player video').readyState >= 2")
+    screen.wait_video("readyState >= 2")
     where = screen.page.evaluate("window.svi.parts.player.position()")
     assert where["clip_id"] == clip
-    start = screen.state(".film.segments.find((one) => one.clip_id === window.svi.parts.player.position().clip_id).start_s")
+    start = screen.state(
+        ".film.segments.find((one) => one.clip_id === window.svi.parts.player.position().clip_id).start_s"
+    )
     assert abs(screen.video("currentTime") - start - where["offset"]) < 0.1
 
 
@@ -64,21 +70,21 @@ def test_keys_play_step_jump_and_help(screen, photo):
     page = screen.page
     page.evaluate("document.activeElement?.blur(); window.svi.parts.player.pause()")
     page.keyboard.press("Home")
-    screen.wait("document.querySelector('#player video').currentTime < 0.1")
+    screen.wait_video("currentTime < 0.1")
     page.keyboard.press("ArrowRight")
-    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 1 / 12) < 0.02")
+    screen.wait_video("Math.abs(currentTime - 1 / 12) < 0.02")
     page.keyboard.press("Shift+ArrowRight")
-    screen.wait("document.querySelector('#player video').currentTime > 1")
+    screen.wait_video("currentTime > 1")
     page.keyboard.press("ArrowDown")
-    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 25 / 12) < 0.02")
+    screen.wait_video("Math.abs(currentTime - 25 / 12) < 0.02")
     page.keyboard.press("ArrowUp")
-    screen.wait("document.querySelector('#player video').currentTime < 0.1")
+    screen.wait_video("currentTime < 0.1")
     page.keyboard.press("k")
-    screen.wait("!document.querySelector('#player video').paused")
+    screen.wait_video("!paused")
     page.keyboard.press(" ")
-    screen.wait("document.querySelector('#player video').paused")
+    screen.wait_video("paused")
     page.keyboard.press("m")
-    screen.wait("!document.querySelector('#player video').muted")
+    screen.wait_video("!muted")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("play or pause")
     screen.snap("keys", whole=False)
@@ -92,18 +98,18 @@ def test_choosing_a_card_moves_the_playhead_and_playing_marks_the_card(screen, p
     film(screen, photo, 3)
     screen.page.evaluate("window.svi.parts.player.pause()")
     screen.card(1).locator(".shot").click()
-    screen.wait("Math.abs(document.querySelector('#player video').currentTime - 25 / 12) < 0.05")
+    screen.wait_video("Math.abs(currentTime - 25 / 12) < 0.05")
     expect(screen.card(1)).to_have_attribute("data-playing", "")
 
 
 def test_an_extension_starts_two_seconds_before_the_new_seam(screen, photo):
     film(screen, photo, 3)
-    screen.wait("document.querySelector('#player video').ended", timeout_s=30)
+    screen.wait_video("ended", timeout_s=30)
     screen.primary.click()
     screen.wait_done(4)
     seam = (3 * 25 - 2 * 5) / 12
-    screen.wait(f"document.querySelector('#player video').currentTime > {seam - 2.1}")
-    screen.wait(f"document.querySelector('#player video').currentTime > {seam + 0.3}")
+    screen.wait_video(f"currentTime > {seam - 2.1}")
+    screen.wait_video(f"currentTime > {seam + 0.3}")
 
 
 def test_a_long_film_keeps_only_what_is_near_the_playhead(screen, photo):
@@ -111,11 +117,10 @@ def test_a_long_film_keeps_only_what_is_near_the_playhead(screen, photo):
     screen.page.evaluate("window.svi.parts.player.pause()")
     for seconds in range(0, 215, 12):
         screen.page.evaluate(f"window.svi.parts.player.seek({seconds})")
-        screen.wait("document.querySelector('#player video').readyState >= 2")
-    buffered = "(() => { const b = document.querySelector('#player video').buffered; let s = 0; for (let i = 0; i < b.length; i++) s += b.end(i) - b.start(i); return s; })()"
-    screen.wait(f"{buffered} < 190")
+        screen.wait_video("readyState >= 2")
+    screen.wait(f"({BUFFERED_S})() < 190")
     screen.page.evaluate("window.svi.parts.player.seek(1)")
-    screen.wait("document.querySelector('#player video').readyState >= 2 && Math.abs(document.querySelector('#player video').currentTime - 1) < 0.1")
+    screen.wait_video("readyState >= 2 && Math.abs(currentTime - 1) < 0.1")
 
 
 def test_without_media_source_the_page_says_what_to_do(studio, photo, open_screen):

@@ -6,14 +6,14 @@ from playwright.sync_api import expect
 from tests.browser.conftest import ROOT, Running
 
 WEIGHTS = ROOT / "assets" / "pocket" / "transformer"
-LUMA = """(source) => {
+LUMA = """(selector) => {
     const canvas = document.createElement('canvas');
     canvas.width = canvas.height = 16;
     const context = canvas.getContext('2d');
-    context.drawImage(source === 'video' ? document.querySelector('#player video') : document.querySelector('[data-at=anchor]'), 0, 0, 16, 16);
-    const pixels = context.getImageData(0, 0, 16, 16).data;
+    context.drawImage(document.querySelector(selector), 0, 0, 16, 16);
+    const { data } = context.getImageData(0, 0, 16, 16);
     let sum = 0;
-    for (let at = 0; at < pixels.length; at += 4) sum += 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
+    for (let at = 0; at < data.length; at += 4) sum += 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
     return sum / 256;
 }"""
 
@@ -40,6 +40,8 @@ def test_the_pocket_model_makes_the_film_that_was_drafted(pocket_studio, open_sc
     screen.snap("pocket-generating")
     screen.finish(timeout_s=240)
     screen.page.evaluate("window.svi.parts.player.pause(); window.svi.parts.player.seek(2.0)")
-    screen.wait("document.querySelector('#player video').readyState >= 2 && !document.querySelector('#player video').seeking")
+    screen.wait_video("readyState >= 2 && !seeking")
     screen.snap("pocket-finished")
-    assert screen.page.evaluate(LUMA, "video") < 0.8 * screen.page.evaluate(LUMA, "anchor")  # night fell
+    assert screen.page.evaluate(LUMA, "#player video") < 0.8 * screen.page.evaluate(
+        LUMA, "[data-at=anchor]"
+    )  # night fell

@@ -16,7 +16,7 @@ def test_a_reload_in_the_middle_of_a_clip_finds_the_same_job(screen, studio, pho
     assert screen.cards.count() == 3
     studio.tell()
     screen.finish()
-    assert [len(takes) for takes in screen.page.evaluate("window.svi.state.clips.map((clip) => clip.takes)")] == [1, 1, 1]
+    assert screen.state(".clips.map((clip) => clip.takes.length)") == [1, 1, 1]
 
 
 def test_a_second_tab_sees_the_same_film_and_each_others_edits(screen, studio, photo, open_screen):

@@ -8,20 +8,20 @@ from tests.browser.conftest import ROOT
 
 ATTACKS = (
     "${Object.assign(window,{pwned:1})}",
-    "<img src=x onerror=\"window.pwned=1\">",
+    '<img src=x onerror="window.pwned=1">',
     "{{constructor.constructor('window.pwned=1')()}}",
     "`;window.pwned=1;//",
 )
 
 
 def test_no_template_has_a_placeholder():
-    found = 0
-    for path in sorted((ROOT / "studio" / "ui").glob("*.py")):
-        for markup in re.findall(r'= """(.*?)"""', path.read_text(), re.S):
-            if "<" in markup:
-                found += 1
-                assert "${" not in markup and "{{" not in markup, path.name
-    assert found >= 6
+    markup = sorted((ROOT / "studio" / "ui" / "markup").glob("*.html"))
+    assert len(markup) >= 8
+    for path in markup:
+        assert "${" not in path.read_text() and "{{" not in path.read_text(), path.name
+    for path in (ROOT / "studio").rglob("*.py"):
+        for template in re.findall(r"html_template=(.+?),", path.read_text()):
+            assert template in ("markup", '"<i></i>"', '"<h2>Setup</h2>"'), f"{path.name}: {template}"
 
 
 def test_scripts_build_no_markup_from_text():

@@ -99,7 +99,7 @@ def test_editing_a_finished_clip_marks_it_and_later_ones_and_regenerating_mends_
     screen.finish()
     screen.write(1, "Fog rolls in over the pier")
     screen.wait("['done','stale','stale'].every((status, i) => window.svi.state.clips[i].status === status)")
-    expect(screen.card(2)).to_contain_text("made from an older clip 2")
+    expect(screen.card(2)).to_contain_text("Made from an older clip 2")
     screen.snap("stale")
     screen.card(1).get_by_role("button", name="Regenerate", exact=True).click()
     dialog = screen.page.get_by_role("dialog")
