@@ -84,3 +84,14 @@ def test_a_restart_of_the_studio_in_the_middle_of_a_clip_loses_nothing(own_studi
     assert screen.saved_prompts()[2] == "Fog rolls in at the end"
     takes = screen.page.evaluate("window.svi.state.clips.map((clip) => clip.takes.length)")
     assert takes[0] == 1
+
+
+def test_five_tabs_all_follow_the_film(screen, studio, photo, open_screen):
+    screen.draft(photo, clips=2)
+    path = screen.page.url.removeprefix(studio.url)
+    others = [open_screen(studio, path) for _ in range(4)]
+    screen.page.bring_to_front()
+    screen.generate()
+    for tab in (screen, *others):
+        tab.page.bring_to_front()
+        tab.finish()
