@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from engine.backends.base import Interrupted
 from engine.config import Preset
 from engine.errors import OutOfMemory, StudioError
 from engine.events import (
@@ -124,6 +125,7 @@ class Child:
         self._sending = threading.Lock()
         self._commands: queue.Queue[Command] = queue.Queue()
         self._cancelled: set[str] = set()
+        self._rendering = ""  # the job whose clip is being made
         self._backend: Any = None
         self._preset: Preset | None = None
 
@@ -146,6 +148,8 @@ class Child:
                 command = self._connection.recv()
                 if isinstance(command, Cancel):
                     self._cancelled.add(command.job_id)
+                    if command.job_id == self._rendering and self._backend is not None:
+                        self._backend.interrupt()
                 else:
                     self._commands.put(command)
         except (EOFError, OSError):
@@ -236,6 +240,7 @@ class Child:
         backend = self._open(job.preset)
         events = film.render(Store(job.folder), backend, job.preset, reserve_bytes=job.reserve_bytes)
         clips = 0
+        self._rendering = job.job_id
         try:
             for event in events:
                 if isinstance(event, ClipStarted):
@@ -243,13 +248,17 @@ class Child:
                 clips += isinstance(event, TakeCommitted)
                 self._send_clip_event(job.job_id, event)
                 if job.job_id in self._cancelled:
-                    events.close()
-                    self._cancelled.discard(job.job_id)
-                    self._happened(job.job_id, JobCancelled(clips))
-                    return
+                    break
+        except Interrupted:
+            pass  # asked for by `_listen`, in the middle of a step
         finally:
+            self._rendering = ""
             events.close()
-        self._happened(job.job_id, JobDone(clips))
+        if job.job_id in self._cancelled:
+            self._cancelled.discard(job.job_id)
+            self._happened(job.job_id, JobCancelled(clips))
+        else:
+            self._happened(job.job_id, JobDone(clips))
 
     def _send_clip_event(self, job_id: str, event: Event) -> None:
         preview = None

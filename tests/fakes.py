@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from engine.backends.base import BackendInfo, ClipResult, StepDone
+from engine.backends.base import BackendInfo, ClipResult, Interrupted, StepDone
 from engine.domain import ClipRequest
 
 
@@ -25,12 +25,13 @@ class ScriptedBackend:
         self._pause = threading.Event()
 
     def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
+        self._pause.clear()
         start = request.condition_frames[-1].astype(np.float32)
         target = scripted_target(request)
         for step in range(1, request.num_inference_steps + 1):
             self.before_step(request, step)
-            if self.step_s:
-                self._pause.wait(self.step_s)
+            if self._pause.wait(self.step_s):
+                raise Interrupted
             share = step / request.num_inference_steps
             preview = (start * (1 - share) + target * share).astype(np.uint8)[::4, ::4]
             yield StepDone(step, request.num_inference_steps, preview[None])
@@ -39,6 +40,9 @@ class ScriptedBackend:
         frames = np.concatenate([request.condition_frames, moving.round().astype(np.uint8)])
         self.generated.append(request.digest)
         yield ClipResult(frames, {"denoise": 0.0})
+
+    def interrupt(self) -> None:
+        self._pause.set()
 
     def close(self) -> None:
         self.closed = True

@@ -4,11 +4,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from engine.backends.base import Backend, BackendInfo, ClipResult, StepDone
+from engine.backends.base import Backend, BackendInfo, ClipResult, Interrupted, StepDone
 from engine.config import Preset
 from engine.errors import WeightsMissing
 
-__all__ = ["Backend", "BackendInfo", "ClipResult", "StepDone", "fingerprint", "open_backend"]
+__all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "StepDone", "fingerprint", "open_backend"]
 
 SAMPLE_BYTES = 1 << 20
 WEIGHT_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".bin", ".pth")

@@ -38,8 +38,12 @@ class ClipResult:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+class Interrupted(Exception):
+    """`generate` ended because `interrupt` was called. Not an error: whoever called it knows why."""
+
+
 class Backend(Protocol):
-    """Makes one clip at a time. Closing the iterator cancels within one step; the backend stays usable."""
+    """Makes one clip at a time. Closing the iterator between two steps cancels; the backend stays usable."""
 
     info: BackendInfo
 
@@ -47,6 +51,13 @@ class Backend(Protocol):
         """Yield a `StepDone` for every step, then exactly one `ClipResult`.
 
         The same request gives the same frames. Raises `GenerationError` (`OutOfMemory` when memory ran out).
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Make the `generate` that is running raise `Interrupted` as soon as it can, within a step as well.
+
+        May be called from another thread. Does nothing to a later `generate`.
         """
         ...
 

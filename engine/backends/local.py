@@ -7,6 +7,7 @@ of its texts, so the same request gives the same frames whatever was made before
 import gc
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from engine import backends, faults
-from engine.backends.base import BackendInfo, ClipResult, StepDone
+from engine.backends.base import BackendInfo, ClipResult, Interrupted, StepDone
 from engine.config import Preset
 from engine.diffusion.conditioning import Conditioning, Counters, TextCache, prepare
 from engine.diffusion.flow import sigma_schedule
@@ -48,6 +49,11 @@ class LocalBackend:
         self._texts = TextCache(components.encode_text, self.counters)
         self._slot = LoraSlot(components.transformer)
         self._fused: tuple | None = BASE
+        self._interrupted = threading.Event()
+        # Twice a block, so that a stop does not wait for a step of several seconds.
+        for block in components.transformer.blocks:
+            for module in (block.norm1, block.ffn):
+                module.register_forward_pre_hook(self._check_interrupt)
 
     @classmethod
     def open(cls, preset: Preset, *, threads: int | None = None) -> "LocalBackend":
@@ -68,6 +74,7 @@ class LocalBackend:
 
     def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
         """See `Backend.generate`."""
+        self._interrupted.clear()
         hint = "Finished clips are safe. Close other programs or choose a smaller size, then resume."
         try:
             yield from self._generate(request)
@@ -109,6 +116,7 @@ class LocalBackend:
                 "Finished clips are safe. Try another seed or a lower LoRA strength.",
             )
         faults.hit("clip.denoised")
+        self._check_interrupt()
         with timed(seconds, "decode"):
             pixels = self.components.codec.decode(latents)
             self.counters.clips_decoded += 1
@@ -156,6 +164,14 @@ class LocalBackend:
             with timed(seconds, "preview"):
                 preview = preview_frames(step.clean, self.components).numpy()
         return StepDone(step.index, request.num_inference_steps, preview)
+
+    def interrupt(self) -> None:
+        """See `Backend.interrupt`."""
+        self._interrupted.set()
+
+    def _check_interrupt(self, *_: object) -> None:
+        if self._interrupted.is_set():
+            raise Interrupted
 
     def close(self) -> None:
         """Free the model. The backend cannot be used afterwards."""

@@ -22,8 +22,8 @@ def gated(preset: Preset) -> ScriptedBackend:
     gate = preset.folder / "gate"
 
     def wait(request: object, step: int) -> None:
-        while not gate.exists():
-            backend._pause.wait(0.02)
+        while not gate.exists() and not backend._pause.wait(0.02):
+            pass
 
     backend = ScriptedBackend(before_step=wait)
     return backend

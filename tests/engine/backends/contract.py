@@ -4,8 +4,9 @@ import pickle
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
-from engine.backends.base import Backend, ClipResult, StepDone
+from engine.backends.base import Backend, ClipResult, Interrupted, StepDone
 from engine.domain import ClipRequest
 
 
@@ -49,6 +50,16 @@ class BackendContract:
 
     def test_the_seed_matters(self, backend, make_request):
         assert not np.array_equal(frames_of(backend, make_request(seed=1)), frames_of(backend, make_request(seed=2)))
+
+    def test_an_interrupt_ends_the_clip_and_leaves_the_backend_usable(self, backend, make_request):
+        request = make_request()
+        first = frames_of(backend, request)
+        steps = backend.generate(request)
+        next(steps)
+        backend.interrupt()
+        with pytest.raises(Interrupted):
+            list(steps)
+        assert np.array_equal(frames_of(backend, request), first)
 
     def test_closing_after_a_step_leaves_the_backend_usable(self, backend, make_request):
         request = make_request()
