@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a picture, a preset whose weights are a stand-in file, a project, a scripted backend."""
+"""Fixtures shared by all tests: a picture, a preset whose weights are a stand-in file, and a project."""
 
 import logging
 import os

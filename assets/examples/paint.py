@@ -99,7 +99,7 @@ def pine(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, foot: fl
 def lighthouse() -> Image.Image:
     """A lighthouse and a small house on a headland above the sea."""
     rng = np.random.default_rng(23)
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
+    y, _x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
     horizon = 0.56 * HEIGHT
     picture = sky(rng, (0.32, 0.56, 0.85), (0.90, 0.93, 0.93), horizon=0.56, cover=0.75)
     depth = ((y - horizon) / (HEIGHT - horizon)).clip(0, 1)

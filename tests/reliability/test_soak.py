@@ -24,11 +24,10 @@ def test_memory_files_and_planning_stay_flat(tmp_path, picture, preset):
     store = film.create(tmp_path / "long", picture, preset, prompts=[f"clip {n}" for n in range(CLIPS)])
     resident, files = {}, {}
     for event in film.render(store, ScriptedBackend(), preset, reserve_bytes=0):
-        if isinstance(event, TakeCommitted):
-            if event.index % 50 == 49:
-                gc.collect()
-                resident[event.index] = resident_bytes()
-                files[event.index] = len(os.listdir("/proc/self/fd"))
+        if isinstance(event, TakeCommitted) and event.index % 50 == 49:
+            gc.collect()
+            resident[event.index] = resident_bytes()
+            files[event.index] = len(os.listdir("/proc/self/fd"))
     first, last = min(resident), max(resident)
     slope = (resident[last] - resident[first]) / (last - first)
     assert slope < 50_000, f"{slope:.0f} bytes a clip"
