@@ -59,7 +59,7 @@ def test_a_chain_of_clips_is_measured_at_its_marks(tiny_preset):
     assert set(report["rss_mb_at_clip"]) == {2, 4}
     assert report["passed"]["memory is flat"]
     assert 0 <= report["outside_denoising"] <= 1
-    assert report["first_preview_s"] <= report["longest_wait_for_a_stop_s"]
+    assert report["first_preview_s"] > 0 and report["stop_s"] >= 0
 
 
 def test_the_table_says_when_there_is_no_ratio(tiny_preset):
