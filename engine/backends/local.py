@@ -51,9 +51,11 @@ class LocalBackend:
         self._fused: tuple | None = BASE
         self._interrupted = threading.Event()
         # Twice a block, so that a stop does not wait for a step of several seconds.
-        for block in components.transformer.blocks:
-            for module in (block.norm1, block.ffn):
-                module.register_forward_pre_hook(self._check_interrupt)
+        self._hooks = [
+            module.register_forward_pre_hook(self._check_interrupt)
+            for block in components.transformer.blocks
+            for module in (block.norm1, block.ffn)
+        ]
 
     @classmethod
     def open(cls, preset: Preset, *, threads: int | None = None) -> "LocalBackend":
@@ -175,6 +177,8 @@ class LocalBackend:
 
     def close(self) -> None:
         """Free the model. The backend cannot be used afterwards."""
+        while self._hooks:
+            self._hooks.pop().remove()
         for name in ("components", "_texts", "_slot"):
             self.__dict__.pop(name, None)
         release_memory()

@@ -347,6 +347,13 @@ def test_threads_are_set_only_when_told_to_or_free_to(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_a_closed_backend_leaves_no_hook_on_a_model_that_lives_on(tiny_components, tiny_preset, clip_request):
+    first, second = (LocalBackend(tiny_components, tiny_preset) for _ in range(2))
+    first.interrupt()
+    first.close()
+    assert len(frames_of(second, clip_request())) == 9
+
+
 def test_a_closed_backend_can_be_closed_again(tiny_preset):
     backend = LocalBackend.open(tiny_preset, threads=1)
     backend.close()
