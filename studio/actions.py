@@ -18,7 +18,7 @@ from typing import Any
 
 from engine import film, storyboard
 from engine.config import Config, Preset
-from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, check_seed, clean_prompt
+from engine.domain import MAX_CLIPS, MAX_SEED, Clip, Project, check_num_clips, check_seed, clean_prompt, new_id
 from engine.errors import InputError, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
@@ -38,10 +38,20 @@ MAX_IDEA_CHARACTERS = 2000
 KEPT_EXPORTS = 3
 UNDONE_FIELDS = (
     "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
-    "clips",
 )  # fmt: skip
 
 Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit that can be undone. `idle`: it was allowed only while nothing was being made, and so is its undo."""
+
+    id: str
+    label: str
+    before: Project
+    after: Project
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Actions:
         self.uploads = uploads
         self._locks: dict[str, threading.RLock] = {}
         self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
-        self._undo: dict[str, list[tuple[str, Project]]] = defaultdict(list)
+        self._undo: dict[str, list[Edit]] = defaultdict(list)
         self._exports: dict[str, view.ExportFacts] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
         self._commands: dict[str, Callable[[str, Body], dict[str, Any] | None]] = {
@@ -220,8 +230,7 @@ class Actions:
         job = self.queue.job_of(project_id)
         live = self.feed.live(project_id)
         unavailable = self.queue.unavailable if snapshot.preset.name == self.library.default.name else None
-        with self._lock("undo:" + project_id):
-            undo = self._undo[project_id][-1][0] if self._undo.get(project_id) else ""
+        undo = self._last_edit(project_id)
         return view.state(
             view.Facts(
                 plan=snapshot.plan,
@@ -237,7 +246,8 @@ class Actions:
                 loading=snapshot.preset.title if self.queue.loading_for(project_id) else "",
                 loading_s=self.queue.paces.load_s(snapshot.preset.name),
                 announced=self.feed.announced(project_id),
-                undo=undo,
+                undo=undo.label if undo else "",
+                undo_id=undo.id if undo else "",
                 vocabulary=snapshot.vocabulary,
                 export=self._export_facts(project_id, snapshot),
                 view_only=view_only,
@@ -311,7 +321,10 @@ class Actions:
     # Acting
 
     def act(self, project_id: str, body: Body, *, client: str = "") -> dict[str, Any]:
-        """Do what `body["action"]` names; the answer holds `rev`. A repeated `key` gives the first answer again."""
+        """Do what `body["action"]` names; the answer holds `rev`, and `undo_id` after an edit.
+
+        A repeated `key` gives the first answer again.
+        """
         if not self.exists(project_id):
             raise ProjectNotFound("There is no such project here.", "Check the link.")
         check_text(json.dumps(dict(body), ensure_ascii=False, default=str))
@@ -330,7 +343,11 @@ class Actions:
                 if command is None:
                     name = str(action)[:40]
                     raise InputError(f"There is no action “{name}”.", nearest(name, [*self._commands]))
+                before = self._last_edit(project_id)
                 answer = command(project_id, body) or {}
+                edit = self._last_edit(project_id)
+                if edit and edit != before and action != "undo":
+                    answer = {**answer, "undo_id": edit.id}
             self.feed.bump(project_id)
             answer = {**answer, "rev": self.rev(project_id)}
             if key:
@@ -355,7 +372,7 @@ class Actions:
             title = title_from(keywords) if before.title == "Untitled film" else before.title
             return after.model_copy(update={"idea": keywords, "title": title})
 
-        self._edit(project_id, "Draft storyline", accept)
+        self._edit(project_id, "Draft storyline", accept, idle=True)
 
     def _redraft_from(self, project_id: str, body: Body) -> None:
         project = self.library.project(project_id)
@@ -504,24 +521,48 @@ class Actions:
             self._refuse_while_working(project_id)
         if changes:
             label = "Change settings" if set(changes) - {"title", "idea"} else ""
-            self._edit(project_id, label, lambda before: before.model_copy(update=changes))
+            self._edit(project_id, label, lambda before: before.model_copy(update=changes), idle=True)
 
     def _undo_last(self, project_id: str, body: Body) -> None:
-        with self._lock("undo:" + project_id):
-            if not self._undo[project_id]:
-                raise InputError("There is nothing to undo.")
-            label, before = self._undo[project_id][-1]
+        edit = self._edit_to_undo(project_id, body.get("id"))
+        if edit.idle:
+            self._refuse_while_working(project_id)
         live = self.feed.live(project_id)
-        if live and live.clip_id not in {clip.id for clip in before.clips}:
-            raise InputError("The clip this would remove is being made.", "Pause first.")
-        fields = {name: getattr(before, name) for name in UNDONE_FIELDS}
-        self.library.store(project_id).edit(lambda project: project.model_copy(update=fields))
-        with self._lock("undo:" + project_id):
-            self._undo[project_id].pop()
-        self._changed(project_id)
-        self.feed.announce(project_id, f"Undone: {label.lower()}.")
 
-    def _edit(self, project_id: str, label: str, change: Callable[[Project], Project]) -> Project:
+        def change(project: Project) -> Project:
+            after = undone(edit, project)
+            if live and live_clip(project, live.clip_id) != live_clip(after, live.clip_id):
+                raise InputError("The clip this would change is being made.", "Pause first.")
+            return after
+
+        self.library.store(project_id).edit(change)
+        with self._lock("undo:" + project_id):
+            self._undo[project_id].remove(edit)
+        self._changed(project_id)
+        self.feed.announce(project_id, f"Undone: {edit.label.lower()}.")
+
+    def _edit_to_undo(self, project_id: str, edit_id: object) -> Edit:
+        """The last edit, which must be `edit_id` when the page names one."""
+        with self._lock("undo:" + project_id):
+            stack = list(self._undo.get(project_id, ()))
+        if not stack:
+            raise InputError("There is nothing to undo.")
+        if edit_id is not None and edit_id != stack[-1].id:
+            if any(edit.id == edit_id for edit in stack):
+                raise InputError(
+                    "Something else was edited after that.", f"Undo “{stack[-1].label.lower()}” first, or edit it back."
+                )
+            raise InputError("That edit was undone already.", "Nothing was changed.")
+        return stack[-1]
+
+    def _last_edit(self, project_id: str) -> Edit | None:
+        with self._lock("undo:" + project_id):
+            stack = self._undo.get(project_id)
+            return stack[-1] if stack else None
+
+    def _edit(
+        self, project_id: str, label: str, change: Callable[[Project], Project], *, idle: bool = False
+    ) -> Project:
         """Apply `change` to the saved project and remember how it was; an empty label is not worth an undo."""
         seen: list[Project] = []
 
@@ -536,7 +577,7 @@ class Actions:
                 return after
             with self._lock("undo:" + project_id):
                 stack = self._undo[project_id]
-                stack.append((label, seen[0]))
+                stack.append(Edit(new_id(), label, seen[0], after, idle))
                 del stack[:-MAX_UNDO]
             self._changed(project_id)
         return after
@@ -635,6 +676,40 @@ class Actions:
         if number > most:
             raise InputError(f"Up to {most} clips can be added at a time, got {number}.", "Extend the film later.")
         return number
+
+
+def undone(edit: Edit, project: Project) -> Project:
+    """`project` without `edit`: what it changed is as before, what came later stays, and clips added since come last."""
+    changed = [name for name in UNDONE_FIELDS if getattr(edit.before, name) != getattr(edit.after, name)]
+    untouched = [name for name in changed if getattr(project, name) == getattr(edit.after, name)]
+    fields: dict[str, Any] = {name: getattr(edit.before, name) for name in untouched}
+    if edit.before.clips != edit.after.clips:
+        fields["clips"] = clips_without(edit, project.clips)
+    return project.model_copy(update=fields)
+
+
+def live_clip(project: Project, clip_id: str) -> Clip | None:
+    return next((clip for clip in project.clips if clip.id == clip_id), None)
+
+
+def clips_without(edit: Edit, clips: Sequence[Clip]) -> tuple[Clip, ...]:
+    present = {clip.id: clip for clip in clips}
+    before = {clip.id: clip for clip in edit.before.clips}
+    after = {clip.id: clip for clip in edit.after.clips}
+    restored = [
+        restored_clip(clip, after.get(clip.id), present.get(clip.id, clip))
+        for clip in edit.before.clips
+        if clip.id in present or clip.id not in after
+    ]
+    return (*restored, *(clip for clip in clips if clip.id not in before and clip.id not in after))
+
+
+def restored_clip(before: Clip, after: Clip | None, clip: Clip) -> Clip:
+    """`clip` with the fields that an edit from `before` to `after` changed; None: the edit removed it."""
+    if after is None:
+        return before
+    changed = {name: value for name, value in before if value != getattr(after, name)}
+    return clip.model_copy(update=changed)
 
 
 def existing(path: Path) -> Path:

@@ -69,6 +69,7 @@ class Facts:
     loading_s: float | None = None  # how long that took last time
     announced: str = ""
     undo: str = ""
+    undo_id: str = ""
     vocabulary: Vocabulary | None = None
     export: ExportFacts | None = None
     view_only: bool = False
@@ -121,7 +122,7 @@ def state(facts: Facts) -> dict[str, Any]:
         "job": job(facts, left_s),
         "clips": [clip(facts, planned) for planned in facts.plan.clips],
         "film": film(facts),
-        "undo": {"label": facts.undo} if facts.undo and not facts.view_only else None,
+        "undo": {"label": facts.undo, "id": facts.undo_id} if facts.undo and not facts.view_only else None,
         "vocabulary": [
             {
                 "name": action.name,

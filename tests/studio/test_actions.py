@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from engine import storyboard
 from engine.domain import MAX_PROMPT_CHARACTERS
 from engine.errors import InputError, ProjectError
 from studio.limits import MAX_PER_HOUR, MAX_PROJECTS
@@ -46,7 +47,7 @@ def test_a_drafted_storyline_has_the_length_asked_for_and_can_be_undone(quiet, n
     film = new_film(quiet)
     state = film.do("draft", keywords="a hill, fog", length=5)
     assert len(state["clips"]) == 5 and state["project"]["idea"] == "a hill, fog"
-    assert state["undo"] == {"label": "Draft storyline"}
+    assert state["undo"]["label"] == "Draft storyline"
     assert film.do("undo")["clips"] == []
     assert film.act("undo").status_code == 400
 
@@ -162,6 +163,44 @@ def test_move_duplicate_and_delete_keep_what_was_written(quiet, new_film):
     assert len(film.do("delete", clip_id=ids[2])["clips"]) == 3
     restored = [film.do("undo") for _ in range(3)][-1]
     assert [clip["id"] for clip in restored["clips"]] == ids
+
+
+def test_undo_takes_back_its_own_edit_and_nothing_else(quiet, new_film):
+    film = new_film(quiet, clips=2)
+    first, second = (clip["id"] for clip in film.state()["clips"])
+    film.do("set_prompt", clip_id=first, prompt="changed")
+    film.do("set_settings", title="Renamed")
+    store = quiet.actions.library.store(film.id)
+    store.edit(lambda project: storyboard.append(project, ["grown by itself"]))
+    store.edit(lambda project: storyboard.set_seed(project, first, 7))
+    state = film.do("undo")
+    assert [clip["prompt"] for clip in state["clips"]] == ["prompt 1", "prompt 2", "grown by itself"]
+    assert state["project"]["title"] == "Renamed" and state["clips"][0]["seed"] == 7
+    film.do("delete", clip_id=second)
+    store.edit(lambda project: storyboard.append(project, ["grown again"]))
+    prompts = [clip["prompt"] for clip in film.do("undo")["clips"]]
+    assert prompts == ["prompt 1", "prompt 2", "grown by itself", "grown again"]
+
+
+def test_an_undo_that_names_its_edit_undoes_no_other(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    clip_id = film.state()["clips"][0]["id"]
+    first = film.act("set_prompt", clip_id=clip_id, prompt="one").json()["undo_id"]
+    second = film.act("set_prompt", clip_id=clip_id, prompt="two").json()["undo_id"]
+    assert film.state()["undo"] == {"label": "Edit prompt", "id": second}
+    assert "Something else" in film.act("undo", id=first).json()["message"]
+    assert film.do("undo", id=second)["clips"][0]["prompt"] == "one"
+    assert "already" in film.act("undo", id=second).json()["message"]
+    assert "undo_id" not in film.act("set_settings", title="Not worth one").json()
+
+
+def test_settings_and_storylines_are_not_taken_back_while_the_film_is_made(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    film.do("set_settings", num_inference_steps=7)
+    film.do("generate")
+    assert "being made" in film.act("undo").json()["message"]
+    film.do("insert", prompt="may be taken back")
+    assert len(film.do("undo")["clips"]) == 1
 
 
 def test_settings_are_kept_and_a_title_is_not_worth_an_undo(quiet, new_film):
