@@ -396,14 +396,15 @@ class Actions:
         forever = count == "forever"
         count = 1 if forever else self._count(count)
         project = self.library.project(project_id)
-        if forever:
-            self._check_can_generate(project_id)
+        starts = forever or bool(body.get("generate", count == 1))
+        if starts:
+            self._check_can_start(project_id)
         if not (forever and self.library.snapshot(project_id).plan.next):
             self.rates.count("draft", self.library.owner(project_id))
             prompts = self._next_prompts(project_id, project, len(project.clips), count)
             label = "Add a clip" if count == 1 else f"Add {count} clips"
             self._edit(project_id, label, lambda before: storyboard.append(before, prompts))
-        if forever or body.get("generate", count == 1):
+        if starts:
             return self._generate(project_id, {**body, "forever": forever})
         return {}
 
@@ -422,11 +423,16 @@ class Actions:
         return self.library.store(project_id).anchor_file(project)
 
     def _grow(self, job: Job) -> bool:
-        """Append the next clip of a film that goes on until somebody stops it. Called by the queue's thread."""
+        """Whether a clip is missing; a film that goes on until somebody stops it gets its next one here.
+
+        Called by the queue's thread.
+        """
         with self._lock(job.project_id):
             current = self.queue.job_of(job.project_id)
-            if current is None or not current.forever:
+            if current is None:
                 return False
+            if not current.forever or self.library.snapshot(job.project_id).plan.next:
+                return self.library.snapshot(job.project_id).plan.next is not None
             project = self.library.project(job.project_id)
             if len(project.clips) >= MAX_CLIPS:
                 raise InputError(f"The film has {MAX_CLIPS:,} clips, the most one project holds.", "Export it.")
@@ -485,7 +491,7 @@ class Actions:
         clip_id = clip_id_of(body)
         scope = one_of(body.get("scope", "this_and_after"), ["this_and_after", "only_this"], "scope")
         self._refuse_if_live(project_id, clip_id)
-        self._check_can_generate(project_id)
+        self._check_can_start(project_id)
         seed = body.get("seed")
         seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(whole(seed, "seed"))
         shown = {p.clip.id: p.take.digest for p in self.library.snapshot(project_id).plan.clips if p.take}
@@ -593,7 +599,9 @@ class Actions:
 
     # Jobs
 
-    def _check_can_generate(self, project_id: str) -> Snapshot:
+    def _check_can_start(self, project_id: str) -> Snapshot:
+        """Raise what starting a job now would, so that a refused action has changed nothing."""
+        self.queue.check_room("generate", project_id, self.library.owner(project_id))
         snapshot = self.library.snapshot(project_id)
         if snapshot.blocked:
             raise InputError(snapshot.blocked)
@@ -601,7 +609,7 @@ class Actions:
         return snapshot
 
     def _generate(self, project_id: str, body: Body) -> dict[str, Any]:
-        snapshot = self._check_can_generate(project_id)
+        snapshot = self._check_can_start(project_id)
         if not snapshot.plan.clips:
             raise InputError("There is no clip to generate yet.", "Draft a storyline first.")
         wanted = snapshot.plan.next
@@ -679,7 +687,7 @@ class Actions:
 
 
 def undone(edit: Edit, project: Project) -> Project:
-    """`project` without `edit`: what it changed is as before, what came later stays, and clips added since come last."""
+    """`project` without `edit`: what it changed is as before, later changes stay, clips added since come last."""
     changed = [name for name in UNDONE_FIELDS if getattr(edit.before, name) != getattr(edit.after, name)]
     untouched = [name for name in changed if getattr(project, name) == getattr(edit.after, name)]
     fields: dict[str, Any] = {name: getattr(edit.before, name) for name in untouched}

@@ -6,6 +6,7 @@ owns the worker; everything else here may be called from any thread.
 
 import json
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -63,7 +64,9 @@ class Job(BaseModel):
     forever: bool = False
     after_restart: Literal["continue", "wait"] = "continue"
     restarts: int = 0
-    output: str = ""  # an export's file name
+    output: str = ""  # an export's file name, chosen when it starts
+    asked: bool = False  # asked for again while it was running: look once more whether a clip is missing
+    ending: Literal["", "pause", "stop"] = ""  # somebody ended it; said again if the studio closes before it did
 
 
 class Saved(BaseModel):
@@ -86,7 +89,7 @@ class Projects(Protocol):
 
 @dataclass
 class Listener:
-    """Told by the queue's thread. `film_done` returns True when it appended a clip to a film that never ends."""
+    """Told by the queue's thread. `film_done`: whether a clip is missing, perhaps one that it appended itself."""
 
     changed: Callable[[str], None] = lambda project_id: None
     film_done: Callable[[Job], bool] = lambda job: False
@@ -158,7 +161,7 @@ class JobQueue:
             self._closing = True
             self._deadline = time.monotonic() + timeout_s
             if self._lane.job and self._lane.sent:
-                self._lane.ending = "shutdown"
+                self._lane.ending = self._lane.ending or "shutdown"
                 self._send(Cancel(self._lane.job.id))
         self._wake()
         if self._thread:
@@ -227,17 +230,12 @@ class JobQueue:
     ) -> Job:
         """A waiting job, or the project's one of this kind if there is one. Raises `InputError` beyond the limits."""
         with self._lock:
+            self.check_room(kind, project_id, owner)
             if existing := self.job_of(project_id, kind):
-                if self._lane.job is existing and self._lane.ending:
-                    raise InputError("The last job is still stopping.", "Try again in a moment.")
                 existing.forever = existing.forever or forever
+                existing.asked = self._lane.job is existing
                 self._save()
                 return existing
-            mine = sum(job.owner == owner for job in self._jobs)
-            if mine >= MAX_RUNNING_JOBS + MAX_WAITING_JOBS:
-                raise InputError(
-                    f"You have {mine} jobs under way, the limit here.", "Nothing is lost. Wait for one, or stop one."
-                )
             job = Job(
                 id=new_id(),
                 kind=kind,
@@ -255,31 +253,35 @@ class JobQueue:
         self._wake()
         return job
 
+    def check_room(self, kind: Kind, project_id: str, owner: str) -> None:
+        """Raise `InputError` when `enqueue` would."""
+        with self._lock:
+            if existing := self.job_of(project_id, kind):
+                if self._lane.job is existing and self._lane.ending:
+                    raise InputError("The last job is still stopping.", "Try again in a moment.")
+                return
+            mine = sum(job.owner == owner for job in self._jobs)
+            if mine >= MAX_RUNNING_JOBS + MAX_WAITING_JOBS:
+                raise InputError(
+                    f"You have {mine} jobs under way, the limit here.", "Nothing is lost. Wait for one, or stop one."
+                )
+
     def end(self, project_id: str, how: Literal["pause", "stop"], *, kept: int) -> None:
         """Pause or stop the project's generate job; `kept`: finished clips, for the message."""
         with self._lock:
             job = self.job_of(project_id)
             if job is None:
                 return
-            job.forever = False
+            job.forever = job.asked = False
             if self._lane.job is job and self._lane.sent:
                 if not self._lane.ending or self._lane.ending == "pause":
-                    self._lane.ending = how
+                    self._lane.ending = job.ending = how
                     self._send(Cancel(job.id))
             else:
                 self._finish(job, ended(how, kept))
             self._save()
         self.feed.bump(project_id)
         self._wake()
-
-    def set_outcome(self, project_id: str, outcome: Outcome | None) -> None:
-        with self._lock:
-            before = self._outcomes.pop(project_id, None)
-            if outcome:
-                self._outcomes[project_id] = outcome
-            if before != outcome:
-                self._save()
-        self.feed.bump(project_id)
 
     # The thread that owns the worker
 
@@ -304,9 +306,12 @@ class JobQueue:
 
     def _turn(self) -> None:
         worker = self._worker
-        answers = worker.receive() if worker else []
-        for answer in answers:
-            self._handle(answer, again=self._film_goes_on(answer))
+        if worker:
+            self._hear(worker)
+            with self._lock:
+                trouble = self._worker_trouble(worker)
+            if trouble:
+                self._hear(worker)  # what it said before it died counts, and perhaps it was us who were late
         with self._lock:
             if worker and (reason := self._worker_trouble(worker)):
                 self._lose_worker(worker, reason)
@@ -314,6 +319,24 @@ class JobQueue:
                 self._dispatch()
                 self._load_again()
                 self._raise_stalled_estimates()
+
+    def _hear(self, worker: Worker) -> None:
+        for answer in worker.receive():
+            try:
+                self._handle(answer, *self._film_goes_on(answer))
+            except Exception:  # one answer's trouble costs its job, not the answers after it
+                error_id = secrets.token_hex(4)
+                log.exception("error %s", error_id)
+                self._give_up(answer.job_id, error_id)
+
+    def _give_up(self, job_id: str, error_id: str) -> None:
+        """End a job after a bug or a refusing disk on this side."""
+        with self._lock:
+            job = self._lane.job
+            if job and job.id == job_id:
+                self._send(Cancel(job.id))
+                message, hint = "Something went wrong in the studio.", "Finished clips are safe. Try again."
+                self._finish(job, Outcome("failed", message, hint, error_id))
 
     def _ensure_worker(self) -> Worker | None:
         if self._worker is None and not self._closing:
@@ -361,7 +384,10 @@ class JobQueue:
             preset = self._projects.preset(project)
             folder = self._projects.folder(job.project_id)
         except StudioError as err:
-            self._finish(job, failed(JobFailed(err.message, err.hint, kind=type(err).__name__)))
+            event = JobFailed(err.message, err.hint, kind=type(err).__name__)
+            if job.kind == "export":
+                self.listener.exported(job, event)
+            self._finish(job, failed(event))
             return
         if job.kind == "export":
             self._send(Export(job.id, folder, preset, folder / "exports" / job.output))
@@ -375,18 +401,24 @@ class JobQueue:
         lane.last_event = time.monotonic()
         self.feed.bump(job.project_id)
 
-    def _film_goes_on(self, answer: Happened) -> bool:
-        """Whether a film that never ends got its next clip. Asked without the lock: the listener edits the project."""
-        job = self._lane.job
-        if not (isinstance(answer.event, JobDone) and job and job.id == answer.job_id and job.forever):
-            return False
-        try:
-            return not self._closing and self.listener.film_done(job)
-        except StudioError as err:
-            self.feed.announce(job.project_id, f"{err.message} {err.hint}".strip())
-            return False
+    def _film_goes_on(self, answer: Happened) -> tuple[bool, Outcome | None]:
+        """Whether a clip is missing though the worker found none, and why a film without end came to one.
 
-    def _handle(self, answer: Happened, *, again: bool = False) -> None:
+        Asked without the lock: the listener edits the project.
+        """
+        with self._lock:
+            job = self._lane.job
+            if not (isinstance(answer.event, JobDone) and job and job.id == answer.job_id):
+                return False, None
+            if self._closing or not (job.forever or job.asked):
+                return job.forever or job.asked, None  # asked again after the restart
+            job.asked = False
+        try:
+            return self.listener.film_done(job), None
+        except StudioError as err:
+            return False, Outcome("limit", err.message, err.hint)
+
+    def _handle(self, answer: Happened, again: bool, limit: Outcome | None) -> None:
         with self._lock:
             lane = self._lane
             lane.last_event = time.monotonic()
@@ -408,17 +440,19 @@ class JobQueue:
             job = lane.job
             if job is None or job.id != answer.job_id:
                 return  # the tail of a job that was given up
-            self._job_event(job, answer, again)
+            self._job_event(job, answer, again, limit)
 
-    def _job_event(self, job: Job, answer: Happened, again: bool) -> None:
+    def _job_event(self, job: Job, answer: Happened, again: bool, limit: Outcome | None) -> None:
         event = answer.event
         match event:
             case JobDone():
-                self._done(job, again)
+                self._done(job, again, limit)
             case JobCancelled():
                 self._cancelled(job)
             case JobFailed():
                 log.warning("job %s failed: %s %s", job.id[:6], event.kind, event.error_id)
+                if self._lane.loading:  # it failed while loading the model anew, after a lack of memory
+                    self._lane.loading, self._lane.loaded = "", ""
                 if job.kind == "export":
                     self.listener.exported(job, event)
                 self._finish(job, failed(event))
@@ -434,16 +468,16 @@ class JobQueue:
                 if isinstance(event, ClipStarted | TakeCommitted):
                     self.listener.changed(job.project_id)
 
-    def _done(self, job: Job, again: bool) -> None:
-        if again and job in self._jobs:
+    def _done(self, job: Job, again: bool, limit: Outcome | None) -> None:
+        if (again or job.asked) and job in self._jobs and not job.ending:
             self._jobs.remove(job)
             self._jobs.append(job)  # to the back: other projects get their turn between two clips
             job.state = "waiting"
-            self._lane.job, self._lane.sent = None, False
+            self._lane.job, self._lane.sent, self._lane.ending = None, False, ""
             self._save()
             self.feed.bump(job.project_id)
             return
-        self._finish(job, None)
+        self._finish(job, limit)
         if job.kind == "generate" and not job.forever:
             self.feed.announce(job.project_id, "Your film is complete.")
 
@@ -523,8 +557,6 @@ class JobQueue:
 
     def _lose_worker(self, worker: Worker, reason: str) -> None:
         """Replace a dead or hung worker; the job goes on from its last finished clip, unless it keeps happening."""
-        for answer in worker.receive():  # what it said before it died counts
-            self._handle(answer)
         log.warning("the worker is replaced: %s", reason)
         worker.kill()
         self._worker = None
@@ -542,6 +574,8 @@ class JobQueue:
         if job.kind == "export":
             self.listener.exported(job, JobFailed("The export was interrupted.", "Your clips are safe. Export again."))
             self._finish(job, None)
+        elif job.ending:
+            self._finish(job, ended(job.ending, None, clip_id=clip_id, number=live.index if live else None))
         elif job.restarts > MAX_RESTARTS:
             self._finish(
                 job,
@@ -568,8 +602,10 @@ class JobQueue:
     # Journal
 
     def _take_up(self, job: Job) -> None:
-        """A job of an earlier run: it goes on by itself, or waits for a click."""
-        if job.after_restart == "continue":
+        """A job of an earlier run: it goes on by itself, or waits for a click, or was ended as the studio closed."""
+        if job.ending:
+            self._outcomes[job.project_id] = ended(job.ending, None)
+        elif job.after_restart == "continue":
             self._jobs.append(job.model_copy(update={"state": "waiting"}))
         elif job.kind == "generate":
             self._outcomes[job.project_id] = Outcome(

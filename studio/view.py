@@ -20,7 +20,7 @@ STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
 class Outcome:
     """How the last job of a project ended before its film was complete."""
 
-    kind: Literal["paused", "stopped", "interrupted", "full", "failed"]
+    kind: Literal["paused", "stopped", "interrupted", "full", "failed", "limit"]
     message: str = ""
     hint: str = ""
     error_id: str = ""
@@ -231,6 +231,8 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             return f"{facts.outcome.message} {facts.outcome.hint}".strip() if facts.outcome else ""
         case "finished":
             seconds = timeline_of(facts.project, facts.preset).total(count) / facts.preset.fps
+            if facts.outcome and facts.outcome.kind == "limit":  # why a film without end came to one
+                return f"{clips_text(count)}, {seconds:.0f} s. {facts.outcome.message} {facts.outcome.hint}".strip()
             return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
 
 
@@ -334,12 +336,16 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
 def clip_status(facts: Facts, planned: PlannedClip, running: bool) -> str:
     if running:
         return "running"
+    last = None if facts.job else facts.outcome
+    ended = last.kind if last and last.clip_id == planned.clip.id else ""
+    if ended == "failed" and planned.status == "stale":
+        return "failed"  # its earlier take can still be played
     if planned.status != "missing":
         return planned.status
     if facts.job:
         return "queued"
-    if facts.outcome and facts.outcome.clip_id == planned.clip.id:
-        return "failed" if facts.outcome.kind == "failed" else "canceled"
+    if ended:
+        return "failed" if ended == "failed" else "canceled"
     return "draft"
 
 

@@ -238,22 +238,24 @@ class Child:
         from engine.project.store import Store
 
         backend = self._open(job.preset)
-        events = film.render(Store(job.folder), backend, job.preset, reserve_bytes=job.reserve_bytes)
-        clips = 0
+        clips, complete = 0, False
         self._rendering = job.job_id
         try:
-            for event in events:
-                if isinstance(event, ClipStarted):
-                    self._clip_id = event.clip_id
-                clips += isinstance(event, TakeCommitted)
-                self._send_clip_event(job.job_id, event)
-                if job.job_id in self._cancelled:
-                    break
-        except Interrupted:
-            pass  # asked for by `_listen`, in the middle of a step
+            while not complete and job.job_id not in self._cancelled:
+                events = film.render(Store(job.folder), backend, job.preset, reserve_bytes=job.reserve_bytes)
+                with contextlib.closing(events), contextlib.suppress(Interrupted):
+                    # An interruption may have been meant for the job before: then the clip is begun again.
+                    for event in events:
+                        if isinstance(event, ClipStarted | TakeCommitted):
+                            self._clip_id = event.clip_id if isinstance(event, ClipStarted) else ""
+                        clips += isinstance(event, TakeCommitted)
+                        self._send_clip_event(job.job_id, event)
+                        if job.job_id in self._cancelled:
+                            break
+                    else:
+                        complete = True
         finally:
             self._rendering = ""
-            events.close()
         if job.job_id in self._cancelled:
             self._cancelled.discard(job.job_id)
             self._happened(job.job_id, JobCancelled(clips))

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from engine.backends.base import Interrupted
 from engine.config import Preset
-from engine.errors import WeightsMissing
+from engine.errors import OutOfMemory, WeightsMissing
 from tests.fakes import ScriptedBackend
 
 
@@ -46,6 +47,32 @@ def missing(preset: Preset) -> ScriptedBackend:
     if not (preset.folder / "weights-here").exists():
         raise WeightsMissing("The weights of this preset are not here.", "Download them first.")
     return ScriptedBackend()
+
+
+def exhausted(preset: Preset) -> ScriptedBackend:
+    """Runs out of memory at its first clip, and can then not be opened again until `weights-here` exists."""
+    opened, weights = preset.folder / "opened", preset.folder / "weights-here"
+    if opened.exists() and not weights.exists():
+        raise WeightsMissing("The weights of this preset are not here.", "Download them first.")
+    opened.touch()
+
+    def fail(request: object, step: int) -> None:
+        if not weights.exists():
+            raise OutOfMemory("No memory left.")
+
+    return ScriptedBackend(before_step=fail)
+
+
+def startled(preset: Preset) -> ScriptedBackend:
+    """Its first step is interrupted though nobody ended the job, as when an interruption comes too late."""
+    left = [None]
+
+    def interrupt(request: object, step: int) -> None:
+        if left:
+            left.pop()
+            raise Interrupted
+
+    return ScriptedBackend(before_step=interrupt)
 
 
 def suicidal(preset: Preset) -> ScriptedBackend:

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 
 from engine.domain import new_id
+from engine.events import JobDone
 from engine.project.store import Store
+from studio import actions as actions_module
 from studio import queue as queue_module
 from tests.studio.conftest import client_of
 
@@ -257,3 +260,70 @@ def test_a_job_of_a_project_that_is_gone_does_not_block_the_lane(open_studio, ne
     studio.queue.enqueue("generate", new_id(), "nobody")
     film.do("generate")
     film.until_phase("finished")
+
+
+def test_clips_added_just_before_the_job_ends_are_made(open_studio, new_film):
+    film = new_film(open_studio("gated"), clips=1)
+    handle, added = film.studio.queue._handle, threading.Event()
+
+    def late(answer, *more):
+        if isinstance(answer.event, JobDone) and not added.is_set():
+            added.set()
+            film.do("extend", count=1)  # the worker has found nothing missing, the server does not know it yet
+        handle(answer, *more)
+
+    film.studio.queue._handle = late
+    film.do("generate")
+    open_gate(film.studio)
+    film.until(lambda state: statuses(state) == ["done", "done"])
+
+
+def test_an_interruption_that_nobody_asked_for_begins_the_clip_again(open_studio, new_film):
+    film = new_film(open_studio("startled"), clips=2)
+    film.do("generate")
+    assert statuses(film.until_phase("finished")) == ["done", "done"]
+
+
+def test_a_model_that_cannot_be_loaded_again_does_not_block_the_lane(open_studio, new_film):
+    film = new_film(open_studio("exhausted"), clips=1)
+    film.do("generate")
+    assert "weights" in film.until_phase("failed")["error"]["message"]
+    (film.studio.preset.folder / "weights-here").touch()
+    film.do("retry")
+    film.until_phase("finished")
+
+
+@pytest.mark.expects_errors
+def test_a_disk_that_refuses_one_answer_costs_that_job_only(open_studio, new_film, monkeypatch):
+    studio = open_studio("gated")
+    film, other = new_film(studio, clips=1), new_film(studio, clips=1)
+
+    def refuse(job) -> bool:
+        raise OSError(5, "Input/output error")
+
+    studio.queue.listener.film_done = refuse
+    film.do("extend", count="forever")
+    other.do("generate")
+    open_gate(studio)
+    other.until_phase("finished")
+    outcome = studio.queue.outcome(film.id)
+    assert outcome.kind == "failed" and outcome.error_id
+
+
+def test_a_film_without_end_that_meets_a_limit_says_so(open_studio, new_film, monkeypatch):
+    monkeypatch.setattr(actions_module, "MAX_CLIPS", 2)
+    film = new_film(open_studio(), clips=1)
+    film.do("extend", count="forever")
+    ended = film.until_phase("finished")
+    assert len(ended["clips"]) == 2 and "the most one project holds. Export it." in ended["message"]
+
+
+def test_a_refused_extend_or_regenerate_changes_nothing(quiet, new_film):
+    films = [new_film(quiet, clips=1, owner="busy-owner") for _ in range(5)]
+    for film in films[:4]:
+        film.do("generate")
+    before = films[4].state()
+    assert "the limit here" in films[4].act("extend", count=1).json()["message"]
+    assert "the limit here" in films[4].act("regenerate", clip_id=before["clips"][0]["id"]).json()["message"]
+    after = films[4].state()
+    assert after["clips"] == before["clips"] and after["undo"] is None

@@ -55,6 +55,19 @@ def test_closing_gives_up_the_clip_keeps_the_others_and_goes_on_next_time(open_s
     assert [len(clip["takes"]) for clip in done["clips"]] == [1, 1, 1], "no clip is made twice"
 
 
+def test_a_stop_just_before_the_studio_closes_is_not_forgotten(open_studio, new_film):
+    film = new_film(open_studio("gated"), clips=2)
+    film.do("generate")
+    film.until(lambda state: state["clips"][0]["status"] == "running")
+    film.studio.queue._send = lambda command: None  # the worker never hears of it
+    film.do("stop")
+    film.studio.queue.close(timeout_s=0.2)
+    film.studio.close()
+    film = again(open_studio, film, start=False)
+    stopped = film.state()
+    assert (stopped["phase"], stopped["job"]) == ("paused", None) and "Stopped" in stopped["message"]
+
+
 def test_what_a_project_was_told_last_survives_a_restart(open_studio, new_film):
     film = new_film(open_studio("missing"), clips=1)
     film.do("generate")

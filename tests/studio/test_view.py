@@ -124,6 +124,15 @@ def test_failed_shows_the_cause_on_its_card_and_offers_retry(facts):
     assert [clip["status"] for clip in seen["clips"]] == ["draft", "failed", "draft"]
 
 
+def test_a_failed_regenerate_is_shown_though_an_older_take_plays(store, preset):
+    render(store, preset, 3)
+    last = store.load().clips[2].id
+    store.edit(lambda project: storyboard.set_seed(project, last, 99))
+    seen = state(facts_of(store, preset, outcome=Outcome("failed", "No memory.", "Retry.", "ab12", last)))
+    assert [clip["status"] for clip in seen["clips"]] == ["done", "done", "failed"]
+    assert seen["clips"][2]["error"]["id"] == "ab12" and len(seen["film"]["segments"]) == 3
+
+
 def test_a_full_disk_is_a_pause_with_an_error(facts):
     seen = state(replace(facts, outcome=Outcome("full", "No room.", "Free space, then resume.")))
     assert (seen["phase"], seen["primary"]["label"], seen["error"]["message"]) == ("paused", "Resume", "No room.")
