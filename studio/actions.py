@@ -5,6 +5,7 @@ Every argument is checked here, whoever sends it. Knows nothing about HTTP or gr
 
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -102,7 +103,9 @@ class Actions:
             "export": self._export,
             "share": self._share,
         }
-        queue.listener = Listener(changed=self._changed, film_done=self._grow, exported=self._exported)
+        queue.listener = Listener(
+            changed=self._changed, film_done=self._grow, export_name=self._export_name, exported=self._exported
+        )
 
     # Making projects
 
@@ -641,10 +644,14 @@ class Actions:
         if not snapshot.plan.film:
             raise InputError("There is no finished clip to export yet.", "Generate at least one clip first.")
         name = export_name(snapshot)
-        if not (self.library.folder(project_id) / "exports" / name).is_file():
-            self.queue.enqueue("export", project_id, self.library.owner(project_id), output=name)
-            self._exports[project_id] = view.ExportFacts("waiting", name)
-        return {"name": name}
+        if (self.library.folder(project_id) / "exports" / name).is_file():
+            self._exports[project_id] = view.ExportFacts("done", name, frames_of(snapshot), len(snapshot.plan.film))
+            return {"name": name}
+        job = self.queue.enqueue("export", project_id, self.library.owner(project_id))
+        return {"job_id": job.id}
+
+    def _export_name(self, job: Job) -> str:
+        return export_name(self.library.snapshot(job.project_id))
 
     def _exported(self, job: Job, event: FilmExported | JobFailed) -> None:
         """Called by the queue's thread when an export ended."""
@@ -653,23 +660,21 @@ class Actions:
             self._exports[job.project_id] = view.ExportFacts("failed", job.output, message=message)
             self.feed.announce(job.project_id, message)
         else:
-            self._exports[job.project_id] = view.ExportFacts("done", job.output, event.frames)
+            self._exports[job.project_id] = view.ExportFacts("done", job.output, event.frames, event.clips)
             self.feed.announce(job.project_id, "The film is exported.")
-            older = sorted(Path(event.path).parent.glob("film-*.mp4"), key=lambda file: file.stat().st_mtime)
-            for file in older[:-KEPT_EXPORTS]:
-                file.unlink(missing_ok=True)
+            for file in exports_in(Path(event.path).parent)[:-KEPT_EXPORTS]:
+                with suppress(OSError):  # an old file that stays is no reason to call the export failed
+                    file.unlink(missing_ok=True)
 
     def _export_facts(self, project_id: str, snapshot: Snapshot) -> view.ExportFacts | None:
         if job := self.queue.job_of(project_id, "export"):
             return view.ExportFacts(job.state, job.output)
-        if not snapshot.plan.film:
-            return None
-        name = export_name(snapshot)
-        if (self.library.folder(project_id) / "exports" / name).is_file():
-            frames = sum(p.take.num_frames - p.take.overlap for p in snapshot.plan.film if p.take)
-            return view.ExportFacts("done", name, frames)
         last = self._exports.get(project_id)
-        return last if last and last.state == "failed" and last.name == name else None
+        if last is None and (files := exports_in(self.library.folder(project_id) / "exports")):
+            name = files[-1].name  # of an earlier run of the studio
+            frames = frames_of(snapshot) if name == export_name(snapshot) else 0
+            last = self._exports[project_id] = view.ExportFacts("done", name, frames, clips_of(name))
+        return last
 
     def _share(self, project_id: str, body: Body) -> dict[str, Any]:
         token = self.tokens.give(project_id, "view")
@@ -727,9 +732,24 @@ def existing(path: Path) -> Path:
 
 
 def export_name(snapshot: Snapshot) -> str:
-    """A name made of hexadecimal digits only, the same for the same film and title."""
+    """The same for the same film and title; it says how many clips the file holds."""
     facts = [snapshot.plan.project.title, *(planned.take.digest for planned in snapshot.plan.film if planned.take)]
-    return f"film-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}.mp4"
+    return f"film-{len(snapshot.plan.film)}-clips-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}.mp4"
+
+
+def clips_of(name: str) -> int:
+    """How many clips the export called `name` holds; 0 when the name does not say."""
+    match = re.fullmatch(r"film-(\d+)-clips-[0-9a-f]+\.mp4", name)
+    return int(match[1]) if match else 0
+
+
+def exports_in(folder: Path) -> list[Path]:
+    """The exported films in `folder`, oldest first."""
+    return sorted(folder.glob("film-*.mp4"), key=lambda file: file.stat().st_mtime)
+
+
+def frames_of(snapshot: Snapshot) -> int:
+    return sum(p.take.num_frames - p.take.overlap for p in snapshot.plan.film if p.take)
 
 
 def clip_id_of(body: Body, field: str = "clip_id") -> str:

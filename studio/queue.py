@@ -93,6 +93,7 @@ class Listener:
 
     changed: Callable[[str], None] = lambda project_id: None
     film_done: Callable[[Job], bool] = lambda job: False
+    export_name: Callable[[Job], str] = lambda job: f"film-{job.id}.mp4"  # as the film is when its export starts
     exported: Callable[[Job, FilmExported | JobFailed], None] = lambda job, event: None
 
 
@@ -226,7 +227,6 @@ class JobQueue:
         *,
         forever: bool = False,
         after_restart: Literal["continue", "wait"] = "continue",
-        output: str = "",
     ) -> Job:
         """A waiting job, or the project's one of this kind if there is one. Raises `InputError` beyond the limits."""
         with self._lock:
@@ -243,7 +243,6 @@ class JobQueue:
                 owner=owner,
                 forever=forever,
                 after_restart=after_restart,
-                output=output,
             )
             self._jobs.append(job)
             if kind == "generate":
@@ -383,6 +382,7 @@ class JobQueue:
             project = self._projects.project(job.project_id)
             preset = self._projects.preset(project)
             folder = self._projects.folder(job.project_id)
+            job.output = self.listener.export_name(job) if job.kind == "export" else ""
         except StudioError as err:
             event = JobFailed(err.message, err.hint, kind=type(err).__name__)
             if job.kind == "export":

@@ -41,9 +41,12 @@ class JobFacts:
 
 @dataclass(frozen=True)
 class ExportFacts:
+    """The newest export. `clips`: how many it holds, which may be fewer than the film has by now."""
+
     state: Literal["waiting", "running", "done", "failed"]
     name: str = ""
     frames: int = 0
+    clips: int = 0
     message: str = ""
 
 
@@ -409,6 +412,8 @@ def export(facts: Facts) -> dict[str, Any] | None:
         "url": facts.url(f"export/{facts.export.name}") if done else None,
         "name": facts.export.name,
         "frames": facts.export.frames,
+        "clips": facts.export.clips,
+        "of": len(facts.plan.clips),
         "state": facts.export.state,
         "message": facts.export.message,
     }

@@ -12,7 +12,7 @@ from engine.events import JobDone
 from engine.project.store import Store
 from studio import actions as actions_module
 from studio import queue as queue_module
-from tests.studio.conftest import client_of
+from tests.studio.conftest import client_of, finish
 
 
 def worker_pid(film) -> int:
@@ -47,6 +47,20 @@ def test_generate_makes_every_clip_and_plays_as_it_grows(shared, new_film):
     assert exported["frames"] == 17
     answer = film.client.get(exported["url"])
     assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"]
+
+
+def test_an_export_asked_for_too_early_holds_the_film_as_it_is_when_it_starts(open_studio, new_film):
+    film = new_film(open_studio("gated"), clips=1)
+    finish(film)
+    film.do("extend", count=1)
+    film.do("set_settings", title="Another name")
+    film.do("export")
+    open_gate(film.studio)
+    exported = film.until(lambda state: state["export"]["state"] == "done" and not state["job"])["export"]
+    assert (exported["clips"], exported["of"]) == (2, 2) and film.client.get(exported["url"]).status_code == 200
+    film.do("extend", count=2)
+    earlier = film.state()["export"]
+    assert (earlier["url"], earlier["clips"], earlier["of"]) == (exported["url"], 2, 4)
 
 
 def test_a_moving_preview_is_served_while_a_clip_is_made(shared, new_film):

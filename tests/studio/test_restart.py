@@ -11,7 +11,7 @@ import pytest
 from engine.config import Config
 from engine.errors import ProjectLocked
 from studio import open_studio as open_real_studio
-from tests.studio.conftest import Film, client_of
+from tests.studio.conftest import Film, client_of, finish
 
 
 def again(studio_maker, film: Film, backend: str = "fast", *, start: bool = True) -> Film:
@@ -66,6 +66,17 @@ def test_a_stop_just_before_the_studio_closes_is_not_forgotten(open_studio, new_
     film = again(open_studio, film, start=False)
     stopped = film.state()
     assert (stopped["phase"], stopped["job"]) == ("paused", None) and "Stopped" in stopped["message"]
+
+
+def test_the_last_export_keeps_its_link_after_a_restart_though_the_film_grew(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
+    finish(film)
+    film.do("extend", count=2)
+    film.studio.close()
+    film = again(open_studio, film, start=False)
+    exported = film.state()["export"]
+    assert (exported["state"], exported["clips"], exported["of"]) == ("done", 1, 3)
+    assert film.client.get(exported["url"]).status_code == 200
 
 
 def test_what_a_project_was_told_last_survives_a_restart(open_studio, new_film):
