@@ -10,8 +10,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -124,50 +124,57 @@ class Actions:
         negative_prompt: str | None = None,
         original_name: str = "",
     ) -> Created:
-        """A new project of `owner` (a secret kept by the browser) from an uploaded picture; the upload is deleted."""
+        """A new project of `owner` (a secret kept by the browser) from an uploaded picture.
+
+        The upload is deleted once the picture is in the project: after a refusal, it can be tried again.
+        """
         if not upload:
             raise InputError("There is no picture yet.", "Drop one, or open an example.")
-        picture = self._uploaded(Path(upload))
-        try:
+        with bugs_explained("making the project"):
+            check_text("".join(t for t in (owner, keywords, variant, preset, title, quality) if isinstance(t, str)))
+            picture = self._uploaded(Path(upload))
             owner = self._owner_with_room(owner)
             chosen = self._preset_called(preset)
             steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
-            fields = {"title": title_text(title), "idea": idea_text(keywords)}
+            idea = idea_text(keywords)
+            title = title_text(title) or title_from(idea)
             seed = secrets.randbelow(1_000_000) if seed is None else check_seed(whole(seed, "seed"))
+            variant = one_of(variant, list(chosen.variants), "variant")
+            negative = None if negative_prompt is None else negative_text(negative_prompt)
 
             def make(folder: Path) -> None:
                 store = film.create(
                     folder,
                     picture,
                     chosen,
-                    variant=one_of(variant, list(chosen.variants), "variant"),
+                    variant=variant,
                     seed=seed,
-                    title=fields["title"] or title_from(fields["idea"]),
-                    idea=fields["idea"],
+                    title=title,
+                    idea=idea,
                     num_inference_steps=steps,
-                    original_name=original_name,
+                    original_name=file_name(original_name),
                 )
-                if negative_prompt is not None:
-                    store.edit(lambda p: p.model_copy(update={"negative_prompt": negative_text(negative_prompt)}))
+                if negative is not None:
+                    store.edit(lambda p: p.model_copy(update={"negative_prompt": negative}))
 
             project_id = self.library.create(owner, make)
-        finally:
+        with suppress(OSError):
             picture.unlink(missing_ok=True)
-            with suppress(OSError):
-                picture.parent.rmdir()  # Gradio makes one folder an upload
+            picture.parent.rmdir()  # Gradio makes one folder an upload
         log.info("project %s made", project_id[:6])
         return Created(project_id, self.tokens.give(project_id, "edit"))
 
-    def draft(self, project_id: str, keywords: str, length: int) -> int:
-        """Write a storyline of `length` clips; the new revision."""
-        return self.act(project_id, {"action": "draft", "keywords": keywords, "length": length})["rev"]
-
     def open_example(self, owner: str, name: str) -> Created:
         """An example project, copied to `owner`; instant, without a model."""
-        example = next((example for example in self.examples() if example.name == name), None)
-        if example is None:
-            raise InputError("There is no such example.", nearest(str(name)[:40], [e.name for e in self.examples()]))
-        project_id = self.library.copy(self._owner_with_room(owner), example.folder)
+        with bugs_explained("opening the example"):
+            example = next((example for example in self.examples() if example.name == name), None)
+            if example is None:
+                raise InputError(
+                    "There is no such example.", nearest(str(name)[:40], [e.name for e in self.examples()])
+                )
+            project_id = self.library.copy(
+                self._owner_with_room(owner), example.folder, reserve_bytes=self.config.reserve_bytes
+            )
         return Created(project_id, self.tokens.give(project_id, "edit"))
 
     def copy(self, owner: str, project_id: str) -> Created:
@@ -175,8 +182,8 @@ class Actions:
         owner = self._owner_with_room(owner)
         self.rates.count("copy", owner)
         title = f"{self.library.project(project_id).title[: MAX_TITLE_CHARACTERS - 7]} (copy)"
-        with self._lock(project_id):
-            copied = self.library.copy(owner, self.library.folder(project_id), title=title)
+        folder = self.library.folder(project_id)  # takes never change, so nothing needs to wait for the copy
+        copied = self.library.copy(owner, folder, title=title, reserve_bytes=self.config.reserve_bytes)
         return Created(copied, self.tokens.give(copied, "edit"))
 
     def examples(self) -> tuple[Example, ...]:
@@ -194,7 +201,7 @@ class Actions:
             raise InputError("The browser did not say whose film this is.", "Reload the page and try again.")
         owner = owner_of(secret)
         if self.library.count(owner) >= MAX_PROJECTS:
-            raise InputError(f"You have {MAX_PROJECTS} films here, the limit.", "Delete or finish one first.")
+            raise InputError(f"You have {MAX_PROJECTS} films here, the limit.", "Delete one first.")
         return owner
 
     def _preset_called(self, name: str) -> Preset:
@@ -334,23 +341,21 @@ class Actions:
         action, key = body.get("action"), body.get("key", "")
         if not isinstance(key, str) or len(key) > 100:
             raise InputError("The key of an action must be a text of up to 100 characters.")
-        with self._lock(project_id):
-            known = self._answered[project_id]
+        lane = f"copy:{project_id}" if action == "copy" else project_id  # copying takes long and changes nothing here
+        with self._lock(lane):
+            known = self._answered[lane]
             if key and key in known:
                 return known[key]
+            if not self.exists(project_id):  # deleted while this waited
+                raise ProjectNotFound("There is no such project here.", "Check the link.")
             if action == "copy":
                 created = self.copy(body.get("owner") or f"address:{client}", project_id)
                 answer = {"project_id": created.project_id, "token": created.token}
+            elif action == "delete_project":
+                self._delete_project(project_id)
+                return {"rev": 0, "deleted": True}
             else:
-                command = self._commands.get(action) if isinstance(action, str) else None
-                if command is None:
-                    name = str(action)[:40]
-                    raise InputError(f"There is no action “{name}”.", nearest(name, [*self._commands]))
-                before = self._last_edit(project_id)
-                answer = command(project_id, body) or {}
-                edit = self._last_edit(project_id)
-                if edit and edit != before and action != "undo":
-                    answer = {**answer, "undo_id": edit.id}
+                answer = self._commanded(action, project_id, body)
             self.feed.bump(project_id)
             answer = {**answer, "rev": self.rev(project_id)}
             if key:
@@ -358,6 +363,34 @@ class Actions:
                 while len(known) > MAX_KEYS:
                     known.popitem(last=False)
             return answer
+
+    def _commanded(self, action: object, project_id: str, body: Body) -> dict[str, Any]:
+        command = self._commands.get(action) if isinstance(action, str) else None
+        if command is None:
+            name = str(action)[:40]
+            raise InputError(f"There is no action “{name}”.", nearest(name, [*self._commands]))
+        before = self._last_edit(project_id)
+        answer = command(project_id, body) or {}
+        edit = self._last_edit(project_id)
+        if edit and edit != before and action != "undo":
+            answer = {**answer, "undo_id": edit.id}
+        return answer
+
+    def _delete_project(self, project_id: str) -> None:
+        """The project and everything made for it go, for good."""
+        if self.queue.job_of(project_id) or self.queue.job_of(project_id, "export"):
+            raise InputError("Something is being made for this film.", "Stop it first, then delete the film.")
+        self.library.delete(project_id)
+        self.queue.forget(project_id)
+        self._forget(project_id)
+
+    def _forget(self, project_id: str) -> None:
+        """Drop what is only remembered in memory."""
+        self.feed.forget(project_id)
+        for name in (project_id, f"copy:{project_id}"):
+            self._answered.pop(name, None)
+        for table in (self._undo, self._exports, self._seen):
+            table.pop(project_id, None)
 
     # Storyline
 
@@ -723,6 +756,26 @@ def restored_clip(before: Clip, after: Clip | None, clip: Clip) -> Clip:
         return before
     changed = {name: value for name, value in before if value != getattr(after, name)}
     return clip.model_copy(update=changed)
+
+
+@contextmanager
+def bugs_explained(doing: str) -> Iterator[None]:
+    """Anything but a `StudioError` becomes one with an id; the log has the rest."""
+    try:
+        yield
+    except StudioError:
+        raise
+    except Exception as err:
+        error_id = secrets.token_hex(4)
+        log.exception("error %s", error_id)
+        raise StudioError(
+            f"Something went wrong while {doing} (error {error_id}).", "Nothing is lost. Try again."
+        ) from err
+
+
+def file_name(value: object) -> str:
+    """What a browser calls the file, as text that any file and any answer can hold."""
+    return value.encode("utf-8", "replace").decode()[:200] if isinstance(value, str) else ""
 
 
 def existing(path: Path) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from engine import film
 from engine.config import Preset, load_preset
 from engine.domain import ID_PATTERN, Project, Take, new_id
-from engine.errors import ProjectNotFound, StudioError, disk_errors_explained
+from engine.errors import DiskFull, ProjectNotFound, StudioError, disk_errors_explained
 from engine.film import Plan, PlannedClip
 from engine.media import video
 from engine.project.files import write_atomically
@@ -27,6 +27,7 @@ from engine.story.vocabulary import Vocabulary, vocabulary_of
 
 log = logging.getLogger(__name__)
 NEW = ".new-"  # a project being made; one rename makes it visible
+TRASH = ".trash-"  # a project being deleted; one rename made it invisible
 OWNER_FILE = "studio.json"
 NOT_COPIED = ("exports", "events.jsonl", "attempts.json", "project.previous.json", OWNER_FILE, ".*")
 
@@ -69,15 +70,17 @@ class Library:
         self._examples: tuple[Example, ...] | None = None
         with disk_errors_explained("the data folder"):
             films.mkdir(parents=True, exist_ok=True)
-        for leftover in films.glob(f"{NEW}*"):
+        for leftover in (*films.glob(f"{NEW}*"), *films.glob(f"{TRASH}*")):
             shutil.rmtree(leftover, ignore_errors=True)
-        self._owners = {folder.name: read_owner(folder) for folder in films.iterdir() if ID_PATTERN.match(folder.name)}
+        self._owners = {
+            folder.name: read_owner(folder) for folder in films.iterdir() if ID_PATTERN.fullmatch(folder.name)
+        }
 
     # Looking up
 
     def exists(self, project_id: str) -> bool:
         return project_id in self._owners or (
-            bool(ID_PATTERN.match(project_id)) and (self.films / project_id / "project.json").is_file()
+            bool(ID_PATTERN.fullmatch(project_id)) and (self.films / project_id / "project.json").is_file()
         )
 
     def folder(self, project_id: str) -> Path:
@@ -173,8 +176,14 @@ class Library:
         self._owners[project.id] = owner
         return project.id
 
-    def copy(self, owner: str, source: Path, *, title: str = "") -> str:
-        """The id of a copy of the project in `source` that belongs to `owner`."""
+    def copy(self, owner: str, source: Path, *, title: str = "", reserve_bytes: int = 0) -> str:
+        """The id of a copy of the project in `source` for `owner`, with `reserve_bytes` left on the disk."""
+        size = sum(file.stat().st_size for file in (source / "takes").rglob("*.*") if file.is_file())
+        if (free := shutil.disk_usage(self.films).free) < size + reserve_bytes:
+            raise DiskFull(
+                f"No room for a copy ({free / 1e9:.1f} GB left, {(size + reserve_bytes) / 1e9:.1f} GB wanted).",
+                "Nothing was changed. Free space, then copy again.",
+            )
 
         def make(folder: Path) -> None:
             with disk_errors_explained("a copy"):
@@ -187,6 +196,22 @@ class Library:
             store.previous_file.unlink(missing_ok=True)  # it names the original
 
         return self.create(owner, make)
+
+    def delete(self, project_id: str) -> None:
+        """The project is gone at once; its files go in the background, or at the next start."""
+        folder, trash = self.folder(project_id), self.films / f"{TRASH}{project_id}"
+        with disk_errors_explained("the data folder"):
+            with Store(folder).lock("render"):  # the command line may be rendering into it
+                pass
+            os.rename(folder, trash)
+        self.forget(project_id)
+        self._owners.pop(project_id, None)
+        threading.Thread(target=shutil.rmtree, args=(trash, True), name="delete", daemon=True).start()
+
+    def forget(self, project_id: str) -> None:
+        """Drop what was read of the project."""
+        for table in (self._stores, self._snapshots, self._planning):
+            table.pop(project_id, None)
 
     def examples(self) -> tuple[Example, ...]:
         if self._examples is None:

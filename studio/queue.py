@@ -282,6 +282,12 @@ class JobQueue:
         self.feed.bump(project_id)
         self._wake()
 
+    def forget(self, project_id: str) -> None:
+        """The project is gone: its last outcome is of no use."""
+        with self._lock:
+            if self._outcomes.pop(project_id, None):
+                self._save()
+
     # The thread that owns the worker
 
     def _run(self) -> None:

@@ -24,7 +24,7 @@ from studio.tokens import Grant, Tokens
 
 log = logging.getLogger(__name__)
 PREFIX = "/gradio_api/studio"
-DIGEST = re.compile(r"^[0-9a-f]{64}$")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 NO_STORE = {"Cache-Control": "no-store"}
 NOT_FOUND = {"message": "There is no such page here.", "hint": "Check the link, or open the project again.", "id": ""}
@@ -200,6 +200,6 @@ def base(request: Request) -> str:
 
 def digest(request: Request) -> str:
     text = request.path_params["digest"]
-    if not DIGEST.match(text):
+    if not DIGEST.fullmatch(text):
         raise ProjectNotFound("no such take")
     return text

@@ -64,15 +64,11 @@ class Tokens:
         letter, _, rest = (token or "").partition(".")
         expiry_text, _, mac = rest.partition(".")
         scope = _SCOPE.get(letter)
-        if scope is None or not ID_PATTERN.match(project_id) or not _is_number(expiry_text) or not mac.isascii():
+        if scope is None or not ID_PATTERN.fullmatch(project_id) or not _is_number(expiry_text) or not mac.isascii():
             return None
         expiry = int(expiry_text)
         genuine = hmac.compare_digest(mac, self._mac(project_id, scope, expiry))
         return Grant(scope, expiry) if genuine and expiry > time.time() else None
-
-    def secret(self, purpose: str) -> str:
-        """A stable secret derived from the key, for example for the browser's stored state."""
-        return hmac.new(self._key, f"secret:{purpose}".encode(), hashlib.sha256).hexdigest()
 
     def _mac(self, project_id: str, scope: Scope, expiry: int) -> str:
         digest = hmac.new(self._key, f"token:{project_id}:{scope}:{expiry}".encode(), hashlib.sha256).digest()

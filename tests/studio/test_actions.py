@@ -1,10 +1,11 @@
 import json
+import time
 
 import pytest
 
 from engine import storyboard
 from engine.domain import MAX_PROMPT_CHARACTERS
-from engine.errors import InputError, ProjectError
+from engine.errors import InputError, ProjectError, StudioError
 from studio.limits import MAX_PER_HOUR, MAX_PROJECTS
 from studio.routes import PREFIX
 from tests.studio.conftest import OWNER, upload
@@ -26,13 +27,57 @@ def test_the_upload_is_gone_once_its_picture_is_in_the_project(quiet, picture):
     assert quiet.actions.anchor_file(created.project_id).is_file()
 
 
-def test_a_refused_picture_leaves_nothing_behind(quiet, picture):
+def test_a_refused_project_leaves_no_folder_and_keeps_the_upload(quiet, picture):
+    path = upload(quiet, picture)
+    with pytest.raises(InputError, match="keywords"):
+        quiet.actions.create(OWNER, path, keywords="x" * 3000)
+    assert list((quiet.data / "films").iterdir()) == []
+    assert quiet.actions.create(OWNER, path).project_id and not path.exists()
     path = upload(quiet, picture)
     path.write_bytes(b"GIF89a")
     with pytest.raises(InputError, match="GIF"):
         quiet.actions.create(OWNER, path)
-    assert not path.exists()
-    assert list((quiet.data / "films").iterdir()) == []
+
+
+@pytest.mark.expects_errors
+def test_a_bug_while_making_a_project_is_an_id_in_a_sentence(quiet, picture, monkeypatch):
+    monkeypatch.setattr(quiet.actions.library, "create", lambda owner, make: 1 / 0)
+    path = upload(quiet, picture)
+    with pytest.raises(StudioError, match=r"making the project \(error [0-9a-f]{8}\)") as caught:
+        quiet.actions.create(OWNER, path)
+    assert "division" not in str(caught.value) and path.exists()
+
+
+def test_half_a_character_is_cleaned_from_a_file_name_and_refused_elsewhere(quiet, picture):
+    path = upload(quiet, picture)
+    for field in ("title", "keywords", "variant", "quality", "negative_prompt"):
+        with pytest.raises(InputError, match="broken character"):
+            quiet.actions.create(OWNER, path, **{field: "a\ud83d"})
+    created = quiet.actions.create(OWNER, path, original_name="a\ud83d.png")
+    assert quiet.actions.library.project(created.project_id).inputs.original_name == "a?.png"
+
+
+def test_deleting_a_project_makes_room_for_another(quiet, new_film):
+    film = new_film(quiet, clips=1, owner=OWNER)
+    film.do("generate")
+    assert "Stop it first" in film.act("delete_project").json()["hint"]
+    film.do("stop")
+    film.do("set_settings", title="Gone")
+    assert film.act("delete_project").json()["deleted"]
+    assert film.get("state").status_code == 404 and film.act("delete_project").status_code == 404
+    assert quiet.actions.library.count(quiet.actions._owner_with_room(OWNER)) == 0
+    assert quiet.queue.outcome(film.id) is None and film.id not in (quiet.data / "jobs.json").read_text()
+    deadline = time.monotonic() + 5
+    while list((quiet.data / "films").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_copy_that_does_not_fit_is_refused_first(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    quiet.actions.config = quiet.actions.config.model_copy(update={"reserve_bytes": 10**18})
+    assert "No room for a copy" in film.act("copy", owner="the-visitor").json()["message"]
+    assert len(list((quiet.data / "films").iterdir())) == 1
 
 
 def test_only_uploads_can_become_pictures(quiet, picture):

@@ -101,9 +101,11 @@ def test_a_folder_half_made_by_a_crash_is_swept_and_not_listed(open_studio, new_
     film = new_film(open_studio(start=False), clips=1)
     film.studio.close()
     leftover = film.studio.data / "films" / ".new-abc"
-    (leftover / "inputs").mkdir(parents=True)
+    half_deleted = film.studio.data / "films" / ".trash-abc"
+    for folder in (leftover, half_deleted):
+        (folder / "inputs").mkdir(parents=True)
     film = again(open_studio, film, start=False)
-    assert not leftover.exists() and film.state()["phase"] == "ready"
+    assert not leftover.exists() and not half_deleted.exists() and film.state()["phase"] == "ready"
 
 
 def test_a_second_studio_on_the_same_data_refuses_in_a_sentence(open_studio):
