@@ -1,6 +1,7 @@
 """Start the studio: `python app.py`, then open the address it prints."""
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from engine.config import Config
 from engine.errors import ConfigError, StudioError
+from studio.limits import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIRST_PORT = 7860
 
 
@@ -49,8 +50,13 @@ def free_port(host: str, wanted: int | None) -> int:
             try:
                 probe.bind((host, port))
                 return port
-            except OSError:
-                continue
+            except socket.gaierror as err:
+                raise ConfigError(f"There is no address called {host}.", "Check --host.") from err
+            except OSError as err:
+                if err.errno == errno.EADDRNOTAVAIL:
+                    raise ConfigError(f"This computer has no address {host}.", "Check --host.") from err
+                if err.errno in (errno.EACCES, errno.EPERM):
+                    raise ConfigError(f"Port {port} needs special rights.", "Choose one above 1023.") from err
     raise ConfigError(f"Port {wanted or FIRST_PORT} is in use on {host}.", "Choose another one with --port.")
 
 
@@ -75,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as err:  # somebody took the port since it was looked at
             print(f"The studio could not listen on {config.host}:{config.port}: {err}", file=sys.stderr)
             return 2
+        if config.public:
+            print("Anyone who can reach this address can use the studio. Put HTTPS in front of it.", flush=True)
         print(f"Studio: http://{config.host}:{config.port}  (projects in {app.studio.data})", flush=True)
         while not stopped.wait(0.5):
             pass

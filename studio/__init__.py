@@ -92,7 +92,8 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         rates = Rates()
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")
         routes = build_routes(actions, tokens)
-        return Studio(config, preset, data, actions, queue, tokens, routes, (Guard, {"rates": rates}), stack.pop_all())
+        guard = Guard, {"rates": rates, "public": config.public}
+        return Studio(config, preset, data, actions, queue, tokens, routes, guard, stack.pop_all())
 
 
 def sweep_uploads(folder: Path) -> None:
@@ -126,6 +127,9 @@ def build(config: Config, *, backend: str = "", examples: Path | None = None) ->
             "server_name": config.host,
             "server_port": config.port,
             "ssr_mode": False,
+            "share": False,
+            "enable_monitoring": False,
+            "mcp_server": False,
             "run_history": False,
             "footer_links": ["api", "settings"],
             "max_file_size": "200mb",

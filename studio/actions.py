@@ -646,6 +646,9 @@ class Actions:
 
     def _generate(self, project_id: str, body: Body) -> dict[str, Any]:
         snapshot = self._check_can_start(project_id)
+        if prompts := self._prompts_of(body):
+            self._edit(project_id, "Add clips", lambda before: storyboard.append(before, prompts))
+            snapshot = self.library.snapshot(project_id)
         if not snapshot.plan.clips:
             raise InputError("There is no clip to generate yet.", "Draft a storyline first.")
         wanted = snapshot.plan.next
@@ -660,6 +663,15 @@ class Actions:
             after_restart=after_restart,
         )
         return {"job_id": job.id}
+
+    def _prompts_of(self, body: Body) -> list[str]:
+        """The prompts of the clips to append before generating, checked."""
+        prompts = body.get("prompts") or []
+        if not isinstance(prompts, list):
+            raise InputError("The prompts must be a list of texts.", "Give one text for each clip.")
+        if prompts:
+            self._count(len(prompts))
+        return [clean_prompt(prompt) for prompt in prompts]
 
     def _retry(self, project_id: str, body: Body) -> dict[str, Any]:
         """Generate again, the attempts of the clip that failed forgotten: somebody asked for it."""

@@ -5,6 +5,7 @@ file given as a web address.
 """
 
 import json
+import re
 import threading
 import time
 from collections import defaultdict, deque
@@ -23,6 +24,9 @@ MAX_WAITING_JOBS = 3
 MAX_PROJECTS = 20
 HOUR_S = 3600.0
 MAX_PER_HOUR = {"draft": 30, "upload": 200, "copy": 60}
+COUNTED = {"draft": "drafts", "upload": "uploads", "copy": "copies"}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FETCHING = re.compile(r"/file[=/]\s*https?:|/proxy=", re.IGNORECASE)  # addresses with which Gradio fetches from the web
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -58,15 +62,22 @@ TOO_LARGE = Refusal(413, "This request is too large.", "Pictures may have up to 
 TOO_MANY_FILES = Refusal(413, f"This request holds more than {MAX_FILES} files.", "Upload one picture at a time.")
 FOREIGN = Refusal(403, "This request comes from another site.", "Open the studio's own page.")
 NO_ADDRESSES = Refusal(400, "This studio does not fetch files from the web.", "Upload the picture itself.")
+NO_SUCH_PAGE = Refusal(404, "There is no such page here.", "Check the link.")
+STRANGE_HOST = Refusal(421, "This studio is for this computer only.", "Open it at the address that it printed.")
 TOO_OFTEN = Refusal(429, "Too many uploads in the last hour.", "Wait a while, then try again.")
 
 
 class Guard:
-    """ASGI middleware: body size and file count, same-origin POST, uploads an hour, security headers."""
+    """ASGI middleware: body size and file count, same-origin POST, uploads an hour, security headers.
 
-    def __init__(self, app: App, rates: "Rates | None" = None) -> None:
+    public: others may reach this studio, by whatever name; else a request must name this computer, so that no web site
+    can have its own name resolve to it (DNS rebinding).
+    """
+
+    def __init__(self, app: App, rates: "Rates | None" = None, *, public: bool = True) -> None:
         self.app = app
         self.rates = rates or Rates()
+        self.public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,6 +99,10 @@ class Guard:
             await body.refusal.send(send)
 
     def _refusal(self, scope: Scope, body: "Body") -> Refusal | None:
+        if not self.public and hostname(body.headers.get("host", "")) not in LOOPBACK:
+            return STRANGE_HOST
+        if FETCHING.search(scope["path"]):
+            return NO_SUCH_PAGE
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return None
         if not same_origin(body.headers):
@@ -195,6 +210,14 @@ def _boundary(content_type: str) -> bytes:
     return b"\r\n\r\n"
 
 
+def hostname(host: str) -> str:
+    """The name in a Host header, without its port; "" when there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def same_origin(headers: dict[str, str]) -> bool:
     """No Origin at all (not a browser's cross-site request), or the host the request was sent to."""
     origin = headers.get("origin")
@@ -223,7 +246,7 @@ class Rates:
             if len(times) >= MAX_PER_HOUR[what]:
                 minutes = max(1, round((times[0] + HOUR_S - now) / 60))
                 raise InputError(
-                    f"That is {MAX_PER_HOUR[what]} {what}s in the last hour, the limit here.",
+                    f"That is {MAX_PER_HOUR[what]} {COUNTED[what]} in the last hour, the limit here.",
                     f"Nothing is lost. Try again in {minutes} min.",
                 )
             times.append(now)

@@ -86,14 +86,13 @@ class Endpoints:
         self.actions.act(project_id, body)
         return self._prompts(project_id)
 
-    def generate(self, project_id: str, token: str, prompts: list[str] = []) -> dict:  # noqa: B006 — shown in the API docs
-        """Start making every clip that is not done (after appending one clip per prompt given); returns job_id."""
+    def generate(self, project_id: str, token: str, prompts: list[str] = [], key: str = "") -> dict:  # noqa: B006 — shown in the API docs
+        """Start making every clip that is not done (after appending one clip per prompt given); returns job_id.
+
+        A call repeated with the same `key` (any text of yours) is answered again, not done again.
+        """
         self._check(project_id, token)
-        for prompt in prompts:
-            clips = self.actions.library.project(project_id).clips
-            after = {"after": clips[-1].id} if clips else {}
-            self.actions.act(project_id, {"action": "insert", "prompt": prompt, **after})
-        return self.actions.act(project_id, {"action": "generate"})
+        return self.actions.act(project_id, {"action": "generate", "prompts": prompts, "key": key})
 
     def extend(self, project_id: str, token: str, count: int = 1) -> dict:
         """Append `count` clips that continue the story and start making them; returns the prompts and job_id."""

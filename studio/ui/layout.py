@@ -7,6 +7,7 @@ import gradio as gr
 
 from engine.domain import Resolution
 from engine.errors import StudioError
+from studio.actions import bugs_explained
 from studio.routes import PREFIX
 from studio.ui import intake, stage, storyboard, theme
 from studio.ui.parts import FOLDER
@@ -106,7 +107,8 @@ def answer(event: gr.EventData, make: "Callable[[], Any]", *, drafted: bool = Fa
     """The created project, or the error in words. `nonce` makes two equal answers differ, so that both arrive."""
     nonce = str(getattr(event, "nonce", ""))
     try:
-        created = make()
+        with bugs_explained("making the project"):
+            created = make()
     except StudioError as err:
         return {"answer": {"nonce": nonce, "message": err.message, "hint": err.hint}}
     return {"answer": {"nonce": nonce, "project_id": created.project_id, "token": created.token, "drafted": drafted}}

@@ -95,7 +95,7 @@ def client_of(studio: Studio) -> TestClient:
     """Talks to the routes as they are mounted beside Gradio, behind the guard."""
     guard, options = studio.middleware
     app = Starlette(routes=[Mount(PREFIX, studio.routes)], middleware=[Middleware(guard, **options)])
-    return TestClient(app, base_url="http://studio.test")
+    return TestClient(app, base_url="http://127.0.0.1:7860")
 
 
 class Film:

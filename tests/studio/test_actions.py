@@ -275,6 +275,17 @@ def test_extend_by_several_shows_the_prompts_first_and_by_one_starts_at_once(qui
     assert len(state["clips"]) == 7 and state["phase"] == "queued"
 
 
+def test_prompts_given_to_generate_are_one_edit_or_none(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    assert film.act("generate", prompts=["fine", "x" * 2000]).status_code == 400
+    assert film.act("generate", prompts="text").status_code == 400
+    assert len(film.state()["clips"]) == 1
+    first = film.act("generate", prompts=["a", "b"], key="k").json()
+    assert film.act("generate", prompts=["a", "b"], key="k").json() == first
+    assert [clip["prompt"] for clip in film.state()["clips"]] == ["prompt 1", "a", "b"]
+    assert len(film.do("undo", id=first["undo_id"])["clips"]) == 1
+
+
 def test_generating_nothing_is_refused(quiet, new_film):
     film = new_film(quiet)
     assert "Draft a storyline" in film.act("generate").json()["hint"]

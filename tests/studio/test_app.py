@@ -125,6 +125,10 @@ def test_the_api_checks_tokens_and_arguments_like_the_page(client, project):
         client.predict(project_id, "v" + token[1:], api_name="/status")
     with pytest.raises(AppError, match=r"10,000 characters"):
         client.predict(*project, ["x" * 10_000], api_name="/generate")
+    with pytest.raises(AppError, match="list of texts"):
+        client.predict(*project, "a text", api_name="/generate")
+    with pytest.raises(AppError, match="clips can be added at a time"):
+        client.predict(*project, ["x"] * 1000, api_name="/generate")
     with pytest.raises(AppError, match="number of clips"):
         client.predict(*project, "", 0, api_name="/draft_storyline")
 
@@ -185,6 +189,13 @@ def test_a_space_listens_where_its_proxy_looks(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/film")
     config = app.configuration(app.arguments(["--port", str(app.free_port("127.0.0.1", None))]))
     assert (config.host, config.public) == ("0.0.0.0", True)
+
+
+def test_a_host_that_is_not_this_computer_is_said_in_a_sentence():
+    with pytest.raises(ConfigError, match="no address called no-such-host"):
+        app.free_port("no-such-host.invalid", 7860)
+    with pytest.raises(ConfigError, match=r"no address 192\.0\.2\.1"):
+        app.free_port("192.0.2.1", None)
 
 
 def test_a_port_in_use_is_said_in_a_sentence():

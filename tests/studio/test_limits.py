@@ -126,3 +126,37 @@ def test_a_file_given_as_a_web_address_is_refused_before_gradio_sees_it(body):
     harmless = b'{"data": [{"path": "/tmp/a.png", "url": "http://localhost/a.png"}, "see http://example.org"]}'
     answer = client.post("/gradio_api/queue/join", content=harmless, headers=headers)
     assert (answer.status_code, answer.text) == (200, str(len(harmless)))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:7860", 200),
+        ("localhost", 200),
+        ("[::1]:7860", 200),
+        ("evil.test:7860", 421),
+        ("127.0.0.1.evil.test", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+def test_a_studio_for_this_computer_answers_to_its_own_names_only(host, status):
+    app = Starlette(routes=[Route("/x", swallow)], middleware=[Middleware(Guard, public=False)])
+    assert TestClient(app).get("/x", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=http://10.0.0.1/", "/gradio_api/file=%68ttps://a.test", "/file/http://a", "/proxy=http://a"],
+)
+def test_addresses_with_which_gradio_would_fetch_are_no_pages(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 404 and answer.json()["message"] == "There is no such page here."
+
+
+def test_a_limit_is_said_in_the_plural():
+    rates = Rates()
+    for _ in range(MAX_PER_HOUR["copy"]):
+        rates.count("copy", "a")
+    with pytest.raises(InputError, match="60 copies in the last hour"):
+        rates.count("copy", "a")
