@@ -20,10 +20,11 @@ from typing import Any
 from engine import film, storyboard
 from engine.config import Config, Preset
 from engine.domain import MAX_CLIPS, MAX_SEED, Clip, Project, check_num_clips, check_seed, clean_prompt, new_id
-from engine.errors import InputError, ProjectNotFound, StudioError, nearest
+from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
-from engine.story.drafter import TemplateDrafter
+from engine.project.store import read_project
+from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, TemplateDrafter
 from studio import view
 from studio.feed import Feed
 from studio.library import Example, Library, Snapshot, owner_of
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 MAX_KEYS = 256
 MAX_UNDO = 30
 MAX_TITLE_CHARACTERS = 200
-MAX_IDEA_CHARACTERS = 2000
+MAX_NEGATIVE_PROMPT_CHARACTERS = 2000
+REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
 UNDONE_FIELDS = (
     "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
@@ -81,6 +83,7 @@ class Actions:
         self._undo: dict[str, list[Edit]] = defaultdict(list)
         self._exports: dict[str, view.ExportFacts] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
+        self._recent: OrderedDict[str, None] = OrderedDict()  # projects somebody looked at, the latest last
         self._commands: dict[str, Callable[[str, Body], dict[str, Any] | None]] = {
             "draft": self._draft,
             "redraft_from": self._redraft_from,
@@ -102,6 +105,7 @@ class Actions:
             "set_settings": self._set_settings,
             "export": self._export,
             "share": self._share,
+            "restore_previous": self._restore_previous,
         }
         queue.listener = Listener(
             changed=self._changed, film_done=self._grow, export_name=self._export_name, exported=self._exported
@@ -235,6 +239,7 @@ class Actions:
         self, project_id: str, *, view_only: bool = False, media_base: str = "", token: str = ""
     ) -> dict[str, Any]:
         """The page's view of the project. Raises `ProjectCorrupt` and its kin."""
+        self._remember(project_id)
         rev = self.rev(project_id)  # read first: what changes meanwhile is fetched by the next poll
         snapshot = self.library.snapshot(project_id)
         job = self.queue.job_of(project_id)
@@ -389,8 +394,24 @@ class Actions:
         self.feed.forget(project_id)
         for name in (project_id, f"copy:{project_id}"):
             self._answered.pop(name, None)
-        for table in (self._undo, self._exports, self._seen):
+        for table in (self._undo, self._exports, self._seen, self._recent):
             table.pop(project_id, None)
+
+    def _remember(self, project_id: str) -> None:
+        """Somebody looks at this project; the one nobody has looked at for longest is forgotten, undo and all."""
+        with self._lock("recent"):
+            self._recent[project_id] = None
+            self._recent.move_to_end(project_id)
+            if len(self._recent) <= REMEMBERED_PROJECTS:
+                return
+            idle = next((other for other in self._recent if not self.queue.busy(other)), project_id)
+        lock = self._lock(idle)
+        if idle != project_id and lock.acquire(blocking=False):
+            try:
+                self.library.forget(idle)
+                self._forget(idle)
+            finally:
+                lock.release()
 
     # Storyline
 
@@ -721,6 +742,26 @@ class Actions:
             last = self._exports[project_id] = view.ExportFacts("done", name, frames, clips_of(name))
         return last
 
+    def can_restore(self, project_id: str) -> bool:
+        """Whether a damaged project has an earlier version that is whole."""
+        try:
+            read_project(self.library.store(project_id).previous_file)
+        except StudioError:
+            return False
+        return True
+
+    def _restore_previous(self, project_id: str, body: Body) -> None:
+        """Put the last good version in the place of a damaged project, which is kept beside it."""
+        store = self.library.store(project_id)
+        try:
+            store.load()
+        except ProjectCorrupt:
+            store.restore_previous()
+            self._changed(project_id)
+            self.feed.announce(project_id, "The last good version is back. Nothing that was made is lost.")
+        else:
+            raise InputError("This project is not damaged.", "Nothing was changed.")
+
     def _share(self, project_id: str, body: Body) -> dict[str, Any]:
         token = self.tokens.give(project_id, "view")
         return {"token": token, "url": f"/?project={project_id}&token={token}"}
@@ -874,11 +915,11 @@ def title_text(value: object) -> str:
 
 
 def idea_text(value: object) -> str:
-    return plain(value, "keywords", MAX_IDEA_CHARACTERS)
+    return plain(value, "keywords", MAX_KEYWORDS_CHARACTERS)
 
 
 def negative_text(value: object) -> str:
-    return plain(value, "negative prompt", MAX_IDEA_CHARACTERS)
+    return plain(value, "negative prompt", MAX_NEGATIVE_PROMPT_CHARACTERS)
 
 
 def title_from(idea: str) -> str:

@@ -50,6 +50,7 @@ class Feed:
         self._announced: dict[str, str] = {}
         self._served: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._counter = 0
+        self._generation = start * 10**6  # where a project starts
 
     def rev(self, project_id: str) -> int:
         with self._lock:
@@ -130,14 +131,17 @@ class Feed:
     def generation(self, project_id: str, digests: tuple[str, ...]) -> int:
         """A number that changes only when segments already served change, shift or go; not when some are appended."""
         with self._lock:
-            number, before = self._served.get(project_id, (self._first // REVS_PER_START * 10**6, ()))
+            number, before = self._served.get(project_id, (self._generation, ()))
             if digests[: len(before)] != before:
                 number += 1
             self._served[project_id] = (number, digests)
             return number
 
     def forget(self, project_id: str) -> None:
+        """Drop everything about the project; should it be asked for again, its numbers go on growing."""
         with self._lock:
+            self._first = max(self._first, self._rev.get(project_id, 0) + 1)
+            self._generation = max(self._generation, self._served.get(project_id, (0, ()))[0] + 1)
             for table in (self._rev, self._events, self._live, self._previews, self._announced, self._served):
                 table.pop(project_id, None)
 

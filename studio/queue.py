@@ -45,6 +45,8 @@ STALL_FACTOR = 10  # so is one whose step takes this many times the usual …
 STALL_FLOOR_S = 25.0  # … and at least this long
 STALL_UNKNOWN_S = 1800.0  # before anything was measured
 LOAD_AGAIN_S = (20.0, 600.0)  # a model that could not be loaded is tried again, first and last interval
+STALLED_S = 3.0  # a step without news for so long lets pages fetch a new estimate …
+RAISE_EVERY_S = 10.0  # … this often
 MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
 SHUTDOWN_S = 15.0
 Kind = Literal["generate", "export"]
@@ -107,6 +109,7 @@ class _Lane:
     sent: bool = False
     ending: Ending = ""
     last_event: float = field(default_factory=time.monotonic)
+    raised: float = 0.0  # when pages were last told of a step that takes long
 
 
 class JobQueue:
@@ -144,7 +147,7 @@ class JobQueue:
         self.feed = feed or Feed(self.starts)
         self.paces = paces or Paces(journal.with_name("timings.json"))
         self._jobs: list[Job] = []
-        self._outcomes = dict(saved.outcomes)
+        self._outcomes = {known: outcome for known, outcome in saved.outcomes.items() if self._is_there(known)}
         for job in saved.jobs:
             self._take_up(job)
         self._save()
@@ -190,6 +193,11 @@ class JobQueue:
     def job_of(self, project_id: str, kind: Kind = "generate") -> Job | None:
         with self._lock:
             return next((job for job in self._jobs if job.project_id == project_id and job.kind == kind), None)
+
+    def busy(self, project_id: str) -> bool:
+        """Whether the project has a job of any kind."""
+        with self._lock:
+            return any(job.project_id == project_id for job in self._jobs)
 
     def place(self, job: Job) -> int:
         """How many jobs are before `job`."""
@@ -602,7 +610,9 @@ class JobQueue:
     def _raise_stalled_estimates(self) -> None:
         """Let pages fetch a new estimate while a step takes unusually long."""
         job = self._lane.job
-        if job and self._lane.sent and time.monotonic() - self._lane.last_event > 3.0:
+        now = time.monotonic()
+        if job and self._lane.sent and now > max(self._lane.last_event + STALLED_S, self._lane.raised + RAISE_EVERY_S):
+            self._lane.raised = now
             self.feed.bump(job.project_id)
 
     # Journal
@@ -617,6 +627,12 @@ class JobQueue:
             self._outcomes[job.project_id] = Outcome(
                 "interrupted", "The studio was restarted. Stopped, nothing lost.", "Resume to go on."
             )
+
+    def _is_there(self, project_id: str) -> bool:
+        try:
+            return self._projects.folder(project_id).is_dir()
+        except StudioError:
+            return False
 
     def _read(self) -> Saved:
         try:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from engine.errors import ProjectNotFound, StudioError
+from engine.errors import ProjectCorrupt, ProjectNotFound, StudioError
 from studio.actions import Actions
 from studio.limits import MAX_JSON_BYTES
 from studio.tokens import Grant, Tokens
@@ -74,8 +74,10 @@ def unexpected(err: Exception) -> Response:
     return answer_with(500, "Something went wrong in the studio.", "Your project is safe. Try again.", error_id)
 
 
-def answer_with(status: int, message: str, hint: str, error_id: str = "") -> Response:
-    return JSONResponse({"message": message, "hint": hint, "id": error_id}, status)
+def answer_with(status: int, message: str, hint: str, error_id: str = "", *, action: str = "") -> Response:
+    """A refusal in words; `action`: what would help, if anything."""
+    offered = {"action": action} if action else {}
+    return JSONResponse({"message": message, "hint": hint, "id": error_id, **offered}, status)
 
 
 class Routes:
@@ -134,12 +136,16 @@ class Routes:
     def state(self, request: Request, grant: Grant) -> Response:
         project_id = request.path_params["id"]
         view_token = self.tokens.give(project_id, "view", expiry=grant.expiry)
-        state = self.actions.state(
-            project_id,
-            view_only=grant.scope == "view",
-            media_base=f"{base(request)}/p/{project_id}",
-            token=view_token,
-        )
+        try:
+            state = self.actions.state(
+                project_id,
+                view_only=grant.scope == "view",
+                media_base=f"{base(request)}/p/{project_id}",
+                token=view_token,
+            )
+        except ProjectCorrupt as err:
+            offered = grant.scope == "edit" and self.actions.can_restore(project_id)
+            return answer_with(400, err.message, err.hint, action="restore_previous" if offered else "")
         return Response(json.dumps(state), media_type="application/json", headers=NO_STORE)
 
     def act(self, request: Request, grant: Grant) -> Response:

@@ -341,3 +341,16 @@ def test_a_refused_extend_or_regenerate_changes_nothing(quiet, new_film):
     assert "the limit here" in films[4].act("regenerate", clip_id=before["clips"][0]["id"]).json()["message"]
     after = films[4].state()
     assert after["clips"] == before["clips"] and after["undo"] is None
+
+
+def test_a_step_that_takes_long_is_told_every_ten_seconds_only(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    film.do("generate")
+    queue = quiet.queue
+    queue._lane.job, queue._lane.sent = queue.job_of(film.id), True
+    queue._lane.last_event = time.monotonic() - 60
+    rev = quiet.actions.feed.rev(film.id)
+    for _ in range(3):
+        queue._raise_stalled_estimates()
+    assert quiet.actions.feed.rev(film.id) == rev + 1
+    queue._lane.job, queue._lane.sent = None, False

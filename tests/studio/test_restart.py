@@ -149,3 +149,42 @@ def test_a_killed_server_takes_its_worker_along_and_the_next_one_finishes(open_s
     assert time.monotonic() - began < 5
     done = film.until_phase("finished")
     assert [len(clip["takes"]) for clip in done["clips"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("{", "project.json is damaged"), (None, "project.json is missing"), ('{"schema_version": 99}', "later version")],
+)
+def test_a_project_that_cannot_be_read_after_a_restart_says_why(open_studio, new_film, content, sentence):
+    film = new_film(open_studio(start=False), clips=1)
+    film.do("set_settings", title="Once")
+    film.do("generate")
+    film.studio.close()
+    file = film.studio.data / "films" / film.id / "project.json"
+    file.write_text(content) if content else file.unlink()
+    film = again(open_studio, film)
+    answer = film.get("state")
+    assert answer.status_code == 400 and sentence in answer.json()["message"]
+    assert answer.json().get("action") == (None if "later" in sentence else "restore_previous")
+
+
+def test_the_last_good_version_of_a_damaged_project_can_be_put_back(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
+    film.do("set_settings", title="Kept")
+    film.do("insert", prompt="lost")
+    assert "not damaged" in film.act("restore_previous").json()["message"]
+    file = film.studio.data / "films" / film.id / "project.json"
+    file.write_text("{")
+    state = film.do("restore_previous")
+    assert state["project"]["title"] == "Kept" and len(state["clips"]) == 1
+    assert file.with_name("project.damaged.json").read_text() == "{"
+
+
+def test_outcomes_of_projects_that_are_gone_leave_the_journal(open_studio, new_film):
+    film = new_film(open_studio(start=False), clips=1)
+    film.do("generate")
+    film.do("stop")
+    film.studio.close()
+    (film.studio.data / "films" / film.id).rename(film.studio.data / "elsewhere")
+    studio = open_studio(start=False)
+    assert film.id not in (studio.data / "jobs.json").read_text()
