@@ -106,7 +106,7 @@ class Storyline(Saved):
 class Inputs(Saved):
     """Names of files under `inputs/` and their hashes."""
 
-    image: str
+    image: str = Field(pattern=r"^[a-z0-9_-]+\.png$")
     image_sha256: Digest
     original_name: str = ""
 

@@ -382,3 +382,13 @@ def test_no_project_is_half_made_when_the_disk_is_full(quiet, picture):
     with faults.injected("owner.temp:enospc"), pytest.raises(ProjectError, match="No room"):
         quiet.actions.create(OWNER, upload(quiet, picture))
     assert list((quiet.data / "films").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../secret.key", "anchor.png\n", "Anchor.png", ".png", "/etc/passwd", "a/b.png"])
+def test_a_picture_named_by_a_path_is_a_damaged_project(quiet, new_film, name):
+    film = new_film(quiet)
+    file = quiet.data / "films" / film.id / "project.json"
+    data = json.loads(file.read_text())
+    data["inputs"]["image"] = name
+    file.write_text(json.dumps(data))
+    assert "damaged" in film.get("state").json()["message"] and film.get("anchor").status_code == 400

@@ -55,3 +55,8 @@ def test_a_cut_key_file_is_named(tmp_path):
     (tmp_path / "secret.key").write_bytes(b"short")
     with pytest.raises(ConfigError, match=r"secret\.key"):
         Tokens.open(tmp_path / "secret.key")
+
+
+def test_an_id_that_ends_in_a_line_break_is_no_project(tokens):
+    project = new_id()
+    assert tokens.check(tokens.give(project + "\n", "edit"), project + "\n") is None
