@@ -18,7 +18,7 @@ from engine import backends, film, storyboard
 from engine.config import Config, Preset, load_preset, preset_names
 from engine.domain import MAX_SEED, Project, check_num_clips, check_seed, clean_prompt, new_id
 from engine.errors import InputError, StudioError
-from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading
+from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading, ProjectOpened
 from engine.project.store import Store
 from engine.story.drafter import TemplateDrafter
 from engine.story.prompts import read_prompts
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(arguments)
     configure_logging(args.verbose)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     say = print_json if args.json else print_line
     try:
         check_out(getattr(args, "out", None) if args.run is not run_draft else None)
@@ -44,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{type(err).__name__}: {err}\n")
         return 2
     except KeyboardInterrupt:
-        say(JobCancelled(0))
-        sys.stderr.write("Cancelled. Finished clips are safe; run the same command to continue.\n")
+        folder: Path | None = getattr(args, "project", None)
+        say(JobCancelled(len(Store(folder).takes()) if folder else 0))
+        goes_on = f" Continue with: python -m engine generate --project {folder}" if folder else ""
+        sys.stderr.write(f"Cancelled. Finished clips are safe.{goes_on}\n")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -87,6 +93,8 @@ def print_json(item: Event | dict) -> None:
 def print_line(item: Event | dict) -> None:
     data = item.to_json() if isinstance(item, Event) else item
     match data["event"]:
+        case "project_opened":
+            text = f"Project: {data['path']}"
         case "model_loading":
             text = f"Loading the model “{data['preset']}”…"
         case "clip_started":
@@ -129,8 +137,8 @@ def run_generate(args: argparse.Namespace, say) -> None:
         continue_project(store, preset, args)
     else:
         store = start_project(folder, preset, args)
-    if not args.json:
-        sys.stdout.write(f"Project: {folder}\n")
+    args.project = folder  # named when the run is cancelled
+    say(ProjectOpened(str(folder)))
     finish(store, preset, args, say)
 
 
@@ -166,21 +174,35 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> 
     have = [clip.prompt for clip in project.clips]
     count = max(args.clips or len(prompts) or len(have), len(have))
     wanted = spread(prompts, count, project.variant) if prompts else None
-    if wanted and wanted[: len(have)] != have:
-        index = next(i for i, (a, b) in enumerate(zip(wanted, have, strict=False)) if a != b)
+    given = len(have) if args.clips or len(prompts) == 1 else len(prompts)  # a longer film was extended meanwhile
+    differing = [i for i, (a, b) in enumerate(zip(wanted or [], have, strict=False)) if a != b and i < given]
+    if differing:
+        index = differing[0]
         raise InputError(
             f"Clip {index + 1} of this project has another prompt.",
             "Use “regenerate --clip K --prompt TEXT” to change it.",
         )
-    changes: dict[str, object] = {}
-    if args.seed is not None:
-        changes["seed"] = check_seed(args.seed)
-    if args.steps is not None:
-        changes["num_inference_steps"] = check_steps(args.steps)
+    for flag, asked, has in (
+        ("--seed", args.seed, project.seed),
+        ("--steps", args.steps, project.num_inference_steps),
+        ("--image", args.image and imported_sha256(args.image), project.inputs.image_sha256),
+    ):
+        if asked is not None and asked != has:
+            raise InputError(
+                f"{flag} differs from what this project was made with, and would change every finished clip.",
+                "Leave it out to continue, or start another project.",
+            )
     more = wanted[len(have) :] if wanted else drafted(store, preset, count - len(have))
-    store.edit(
-        lambda p: storyboard.append(p, more).model_copy(update=changes) if more else p.model_copy(update=changes)
-    )
+    if more:
+        store.edit(lambda p: storyboard.append(p, more))
+
+
+def imported_sha256(picture: Path) -> str:
+    """The hash that `picture` has once it is validated and re-encoded."""
+    from engine.media import image
+
+    with tempfile.TemporaryDirectory() as folder:
+        return image.import_image(picture, Path(folder) / "anchor.png").sha256
 
 
 def run_extend(args: argparse.Namespace, say) -> None:
@@ -301,6 +323,8 @@ def check_out(out: Path | None) -> None:
         raise InputError(f"The film is an MP4: {out.name} must end in .mp4.")
     if out.is_dir():
         raise InputError(f"{out.name} is a folder.", "Name the file: --out FILM.mp4.")
+    if any(parent.exists() and not parent.is_dir() for parent in out.absolute().parents):
+        raise InputError(f"{out} cannot be a file: one of its folders is a file.", "Choose another path.")
 
 
 def preset_of(project: Project, override: str | None) -> Preset:

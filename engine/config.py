@@ -52,7 +52,7 @@ class Preset(Settings):
     model: str
     components: ComponentPaths = ComponentPaths()
     variants: dict[str, VariantPreset] = {"shot": VariantPreset(), "film": VariantPreset()}
-    num_frames: int = Field(81, ge=5)
+    num_frames: int = Field(81, ge=9)
     fps: int = Field(16, ge=1, le=60)
     resolutions: tuple[tuple[int, int], ...] = Field(((832, 480), (480, 832)), min_length=1)
     num_inference_steps: int = Field(50, ge=1, le=200)
@@ -158,6 +158,8 @@ def read_yaml(path: Path) -> dict:
         raise ConfigError(f"There is no file {path.name}.", "Check the path.") from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path.name} could not be read ({type(err).__name__}).") from err
+    except RecursionError as err:
+        raise ConfigError(f"{path.name} is nested too deeply.") from err
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine import backends
 from engine.config import load_preset, preset_names
+from engine.environment import available_cores
 from engine.errors import StudioError
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "gradio", "av", "pillow")
@@ -19,7 +20,7 @@ def examine(folder: Path) -> dict:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gb": _memory_gb(),
         "disk_free_gb": round(shutil.disk_usage(_existing(folder)).free / 1e9, 1),
         "device": _device(),

@@ -21,7 +21,7 @@ SEED_STRIDE = 42  # upstream seeds clip i with 42·i: equal noise in every clip 
 ID_PATTERN = re.compile(r"^[a-z0-9]{26}$")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 # Control characters other than tab and newline, and the bidirectional overrides that make text read as something else.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufeff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 def new_id() -> str:

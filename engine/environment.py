@@ -9,6 +9,13 @@ import sys
 from typing import Literal
 
 
+def available_cores() -> int:
+    """Logical cores this process may use (affinity counts where the system tells)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def ensure_torchvision() -> Literal["native", "absent", "mended"]:
     """Make `import torchvision` succeed; a healthy or an absent torchvision is left alone."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -112,7 +112,9 @@ def disk_errors_explained(what: str) -> Iterator[None]:
                 raise DiskFull(
                     f"The folder is read-only: {what} could not be written.", f"{safe} Allow writing, then resume."
                 ) from err
-            case errno.EIO | errno.EDOM:
+            case errno.ENOTDIR | errno.EEXIST | errno.EISDIR | errno.ENAMETOOLONG:
+                raise InputError(f"The path for {what} cannot be used ({err.strerror}).", "Choose another.") from err
+            case errno.EIO:
                 raise DiskFull(
                     f"The disk failed while writing {what}.", f"{safe} Check the disk, then resume."
                 ) from err

@@ -21,6 +21,11 @@ class Event:
 
 
 @dataclass(frozen=True)
+class ProjectOpened(Event):
+    path: str
+
+
+@dataclass(frozen=True)
 class ModelLoading(Event):
     preset: str
 

@@ -10,6 +10,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,15 @@ from engine import __version__, backends, faults
 from engine.backends.base import Backend, ClipResult
 from engine.config import Preset
 from engine.domain import Clip, ClipRequest, Inputs, Project, Take, check_num_clips, clean_prompt
-from engine.errors import DiskFull, GenerationError, InputError, OutOfMemory, ProjectError, disk_errors_explained
+from engine.errors import (
+    DiskFull,
+    GenerationError,
+    InputError,
+    OutOfMemory,
+    ProjectCorrupt,
+    ProjectError,
+    disk_errors_explained,
+)
 from engine.events import ClipStarted, ClipStep, Event, FilmExported, TakeCommitted
 from engine.media import image, video
 from engine.project import takes as takes_on_disk
@@ -92,13 +101,14 @@ def create(
     clips = tuple(Clip(prompt=clean_prompt(prompt)) for prompt in prompts)
     if clips:
         check_num_clips(len(clips))
-    if (folder / "project.json").exists():
-        raise InputError(f"{folder.name}/ already holds a project.", "Extend it, or choose another folder.")
+    refuse_existing(folder)
     inputs = folder / "inputs"
     with disk_errors_explained("a new project"):
         inputs.mkdir(parents=True, exist_ok=True)
     anchor = inputs / "anchor.png"
-    info = image.import_image(picture, anchor)
+    with disk_errors_explained("the picture"):
+        faults.hit("import.write")
+        info = image.import_image(picture, anchor)
     project = Project(
         title=title or "Untitled film",
         idea=idea,
@@ -119,6 +129,14 @@ def create(
         clips=clips,
     )
     return Store.create(folder, project, anchor)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise unless `folder` can become a project: a damaged one is no free place."""
+    if (folder / "project.json").exists():
+        raise InputError(f"{folder.name}/ already holds a project.", "Extend it, or choose another folder.")
+    if (folder / "project.previous.json").exists() or takes_on_disk.names(folder / "takes"):
+        raise ProjectCorrupt(f"{folder.name}/ holds a project whose project.json is missing.", "It was left as it is.")
 
 
 def digest_of(project: Project, preset: Preset, index: int, parent_digest: str | None, weights: str) -> str:
@@ -173,7 +191,12 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
     variant = preset.variant(project.variant)
     anchor = image.fit(image.load(store.anchor_file(project)), project.resolution)
     parent = planned.clips[index - 1].digest if index else None
-    condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames) if parent else anchor[None]
+    try:
+        condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames) if parent else anchor[None]
+    except ProjectError as err:
+        log.warning("clip %d cannot be continued and is made again: %s", index, err.message)
+        takes_on_disk.set_aside(store.takes_folder, str(parent))
+        return next_request(store, preset, plan(store, preset, project))
     return ClipRequest(
         digest=wanted.digest,
         clip_id=wanted.clip.id,
@@ -215,7 +238,8 @@ def render(store: Store, backend: Backend, preset: Preset, *, reserve_bytes: int
                 committed = yield from make(store, backend, request)
                 store.record(committed)
             finally:
-                store.set_attempt(request.digest, 0)  # reached unless the process died: that is what counts
+                with suppress(ProjectError):  # reached unless the process died: that is what counts
+                    store.set_attempt(request.digest, 0)
             yield committed
 
 

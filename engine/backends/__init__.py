@@ -10,6 +10,7 @@ from engine.errors import WeightsMissing
 
 __all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "StepDone", "fingerprint", "open_backend"]
 
+WHOLE_BYTES = 64 << 20
 SAMPLE_BYTES = 1 << 20
 WEIGHT_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".bin", ".pth")
 
@@ -24,7 +25,7 @@ def open_backend(preset: Preset, *, threads: int | None = None) -> Backend:
 def fingerprint(preset: Preset, variant: str) -> str:
     """A hash of the weights that `variant` uses, computed without torch in well under a second.
 
-    Large files count by size and by their first and last MiB, which hold the safetensors header and the last tensor.
+    Files above 64 MiB count by size and by their first and last MiB (the safetensors header and the last tensor).
     """
     roots = [preset.path(preset.model), *(preset.path(p) for p in preset.components.model_dump().values() if p)]
     lora = preset.lora(variant)
@@ -50,7 +51,9 @@ def weight_files(root: Path) -> list[Path]:
     return sorted(
         file
         for file in root.rglob("*")
-        if file.suffix in WEIGHT_SUFFIXES and "loras" not in file.parts and file.name != "vocabulary.json"
+        if file.suffix in WEIGHT_SUFFIXES
+        and "loras" not in file.relative_to(root).parts
+        and file.name != "vocabulary.json"
     )
 
 
@@ -58,8 +61,10 @@ def weight_files(root: Path) -> list[Path]:
 def _file_hash(file: Path, size: int, mtime_ns: int) -> bytes:
     hasher = hashlib.sha256(str(size).encode())
     with file.open("rb") as stream:
-        hasher.update(stream.read(SAMPLE_BYTES))
-        if size > SAMPLE_BYTES:
-            stream.seek(max(size - SAMPLE_BYTES, SAMPLE_BYTES))
+        if size <= WHOLE_BYTES:
+            hasher.update(stream.read())
+        else:
+            hasher.update(stream.read(SAMPLE_BYTES))
+            stream.seek(size - SAMPLE_BYTES)
             hasher.update(stream.read(SAMPLE_BYTES))
     return hasher.digest()

@@ -29,6 +29,7 @@ from engine.diffusion.guidance import guide, passes
 from engine.diffusion.preview import has_preview, preview_frames
 from engine.diffusion.sampler import Step, draw_noise, sample
 from engine.domain import ClipRequest
+from engine.environment import available_cores
 from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
@@ -208,7 +209,7 @@ def set_threads(threads: int | None) -> None:
     """Compute with `threads` CPU threads. None: physical cores, less one for the page from four on, unless the
     environment sets OMP_NUM_THREADS."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+        cores = min(psutil.cpu_count(logical=False) or 1, available_cores())
         threads = cores - 1 if cores >= 4 else cores
     if threads is not None:
         torch.set_num_threads(threads)

@@ -16,8 +16,8 @@ FIT_SIDE = 128
 
 
 def has_preview(step: int, of: int) -> bool:
-    """Whether step `step` (from 1) makes a preview: the first, then every second of up to ten steps or every fourth."""
-    return (step - 1) % (2 if of <= 10 else 4) == 0
+    """Whether step `step` (from 1) makes a preview: each of up to ten steps, else every fourth from the first on."""
+    return of <= 10 or (step - 1) % 4 == 0
 
 
 def preview_frames(latents: Tensor, components: Components) -> Tensor:

@@ -9,7 +9,6 @@ in every clip, keeps the film as pictures in memory and writes it whole after ev
 """
 
 import dataclasses
-import os
 import resource
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from engine.backends.base import ClipResult, Interrupted
 from engine.backends.local import LocalBackend
 from engine.config import ROOT, Preset
 from engine.domain import ClipRequest, Resolution
+from engine.environment import available_cores
 from engine.media import video
 from engine.models import wan
 from engine.models.untrained import WanModules, WanSize, build
@@ -234,7 +234,7 @@ def endure(preset: Preset, *, marks: tuple[int, ...], threads: int) -> dict:
         overlap = len(condition) if index else 0
         return dataclasses.replace(made, variant=variant.name, overlap=overlap, anchor=picture)
 
-    quiet = psutil.getloadavg()[0] <= len(os.sched_getaffinity(0))  # else wall time measures the other programs
+    quiet = psutil.getloadavg()[0] <= available_cores()  # else wall time measures the other programs
     first_preview_s, stop_s = waits(backend, request(0))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -80,9 +80,11 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32, device: st
             "Restore assets/pocket, or train: python -m engine train assets/presets/train-pocket-base.yaml",
         )
     transformer = WanTransformer3DModel.from_pretrained(
-        folder / "transformer", torch_dtype=dtype, local_files_only=True
+        folder / "transformer", torch_dtype=dtype, local_files_only=True, use_safetensors=True
     )
-    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+    encoder = UMT5EncoderModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
     text = PocketText(tokenizer, encoder.to(device).eval(), tokenizer.model_max_length)
     codec = PocketCodec.load(folder / "codec").to(device)

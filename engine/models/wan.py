@@ -45,7 +45,11 @@ class WanCodec:
         self.std = torch.tensor(config.latents_std, device=parameter.device).view(shape)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        tiling, self.vae.use_tiling = self.vae.use_tiling, False  # the condition is never tiled, whatever decoding does
+        try:
+            latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        finally:
+            self.vae.use_tiling = tiling
         return (latents - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ def read(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(existing(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(existing(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as err:
         raise WeightsMissing(f"The folder {shown(folder)} has no readable tokenizer.", "Download it again.") from err
 

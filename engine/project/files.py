@@ -36,5 +36,5 @@ def fsync_folder(folder: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    with path.open("rb") as stream:
+    with path.open("rb+") as stream:  # Windows refuses to sync what is open for reading only
         os.fsync(stream.fileno())

@@ -9,9 +9,10 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from engine import faults
 from engine.errors import DiskFull, ProjectLocked
 
 try:
@@ -43,6 +44,10 @@ def locked(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as err:
+        if err.errno == errno.ENOSPC:
+            raise DiskFull(
+                "No room on the disk for a lock file.", "Finished clips are safe. Free space first."
+            ) from err
         if err.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DiskFull(
                 f"The folder {path.parent.name}/ is read-only.",
@@ -58,9 +63,11 @@ def locked(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
                     "Nothing was changed. Wait until it ends or stop it there.",
                 )
             time.sleep(POLL_S)
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        with suppress(OSError):  # who holds it is a courtesy to the others; a full disk must not stop an edit
+            faults.hit("lock.write")
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
         os.close(descriptor)

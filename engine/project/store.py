@@ -102,14 +102,15 @@ class Store:
 
     def takes(self) -> dict[str, Take]:
         """All whole takes by digest. Takes never change, so one that was read is only checked for its segment."""
-        known, self._takes = self._takes, {}
+        known, found = self._takes, {}
         for digest in takes.names(self.takes_folder):
             folder = self.takes_folder / digest
             take = known.get(digest)
             whole = takes.has_segment(folder, take) if take else (take := takes.read(folder)) is not None
             if take and whole:
-                self._takes[digest] = take
-        return dict(self._takes)
+                found[digest] = take
+        self._takes = found  # replaced whole: threads of the studio share a store
+        return dict(found)
 
     def take_folder(self, digest: str) -> Path:
         return self.takes_folder / digest

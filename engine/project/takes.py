@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,19 @@ def commit(
     return take
 
 
+def set_aside(folder: Path, digest: str) -> None:
+    """Hide a damaged take from the plan, so that resuming makes the same one again; nothing is deleted."""
+    target = folder / f".damaged-{digest}"
+    shutil.rmtree(target, ignore_errors=True)
+    with suppress(OSError):
+        os.rename(folder / digest, target)
+
+
 def names(folder: Path) -> list[str]:
     """Digests of the committed takes under `folder`, damaged ones included."""
     try:
         return sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -133,10 +142,12 @@ def verify(folder: Path, wanted: Sequence[Take]) -> None:
     for number, take in enumerate(wanted, 1):
         segment = folder / take.digest / "segment.mp4"
         if not segment.is_file():
-            raise ProjectError(f"The segment of clip {number} is missing.", "Resume to generate it again.")
+            raise ProjectError(f"The segment of clip {number} is missing.", "Resume to make it again.")
         with segment.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != take.segment_sha256:
+            set_aside(folder, take.digest)
             raise ProjectError(
-                f"The segment of clip {number} is damaged.", "Regenerate that clip; the others are safe."
+                f"The segment of clip {number} is damaged.",
+                "It has been set aside: resume to make it again. The other clips are safe.",
             )

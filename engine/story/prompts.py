@@ -34,7 +34,7 @@ def read_prompts(path: Path) -> list[str]:
 def parse_prompts(text: str, name: str) -> list[str]:
     stripped = text.strip()
     try:
-        if stripped.startswith("["):
+        if stripped.startswith("[") and stripped.endswith("]"):
             return _strings(json.loads(stripped), name)
         if re.match(r"prompts\s*=", without_comments(stripped)):
             return _strings(ast.literal_eval(without_comments(stripped).split("=", 1)[1].strip()), name)

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from engine.config import read_yaml, validated
 from engine.diffusion.flow import add_noise, shift_sigma
-from engine.errors import ConfigError, TrainingError
+from engine.errors import TrainingError
 from engine.models import pocket, pocket_codec
 from engine.models.pocket import PocketComponents, PocketShape, PocketText
 from engine.training import world
@@ -141,12 +141,8 @@ class TrainingState:
 
 
 def read_config(path: Path) -> TrainingConfig:
-    try:
-        return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as err:
-        raise ConfigError(f"There is no training file {path}.", "Start from train-pocket-base.yaml.") from err
-    except (ValidationError, yaml.YAMLError) as err:
-        raise ConfigError(f"{path.name} is not a training file: {err}", "Compare train-pocket-base.yaml.") from err
+    """The recipe in `path`; what is wrong with it is said in one sentence (`ConfigError`)."""
+    return validated(TrainingConfig, read_yaml(path), f"recipe {path.name}")
 
 
 def train(recipe: Path, *, until: int | None = None) -> Iterator[dict[str, Any]]:

@@ -141,6 +141,32 @@ def test_another_prompt_for_a_finished_clip_is_refused(run, tmp_path, picture):
     assert code == 2 and "regenerate" in err
 
 
+@pytest.mark.parametrize("flags", [("--seed", 5), ("--steps", 9)])
+def test_continuing_with_other_settings_is_refused(run, tmp_path, picture, flags):
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    assert run("generate", "--project", project, "--image", picture)[0] == 0
+    code, _, err = run("generate", "--project", project, *flags)
+    assert code == 2 and flags[0] in err
+
+
+def test_a_prompt_file_continues_a_film_that_was_extended_meanwhile(run, tmp_path, picture):
+    (tmp_path / "p.txt").write_text("night falls\nfog rolls in\n")
+    arguments = ("generate", "--image", picture, "--prompts", tmp_path / "p.txt", "--project", tmp_path / "film")
+    run(*arguments)
+    run("extend", "--project", tmp_path / "film", "--prompt", "snow")
+    assert run(*arguments)[0] == 0
+
+
+@pytest.mark.parametrize("where", ["FILE", "FILE/film"])
+def test_a_project_path_that_is_a_file_is_bad_input(run, tmp_path, picture, where):
+    (tmp_path / "FILE").write_text("x")
+    code, _, err = run("generate", "--image", picture, "--prompt", "night", "--project", tmp_path / where)
+    assert code == 2, err
+    code, _, err = run("generate", "--image", picture, "--prompt", "night", "--out", tmp_path / "FILE" / "f.mp4")
+    assert code == 2 and "folders is a file" in err
+
+
 def test_cancelling_exits_with_130_and_keeps_finished_clips(run, tmp_path, picture, monkeypatch):
     def interrupt(request, step):
         if request.index == 1:
@@ -149,7 +175,7 @@ def test_cancelling_exits_with_130_and_keeps_finished_clips(run, tmp_path, pictu
     monkeypatch.setattr(backends, "open_backend", lambda preset, **_: ScriptedBackend(before_step=interrupt))
     project = tmp_path / "film"
     code, _, err = run("generate", "--image", picture, "--prompt", "night", "--clips", 3, "--project", project)
-    assert code == 130 and "safe" in err
+    assert code == 130 and f"--project {project}" in err
     assert len(list((project / "takes").glob("[0-9a-f]*"))) == 1
 
 

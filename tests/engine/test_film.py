@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from engine import film, storyboard
-from engine.errors import DiskFull, GenerationError, InputError, OutOfMemory, ProjectError, ProjectLocked
+from engine import faults, film, storyboard
+from engine.errors import (
+    DiskFull,
+    GenerationError,
+    InputError,
+    OutOfMemory,
+    ProjectCorrupt,
+    ProjectError,
+    ProjectLocked,
+)
 from engine.events import ClipStep, TakeCommitted
 from engine.media import video
 from tests.fakes import ScriptedBackend
@@ -202,9 +210,41 @@ def test_a_damaged_segment_is_named_at_export(store, preset, tmp_path):
         film.export(store, preset, tmp_path / "film.mp4")
 
 
+def test_a_damaged_segment_or_tail_is_made_again_bit_for_bit(store, preset, tmp_path):
+    render(store, preset)
+    folder = store.take_folder(film.plan(store, preset).clips[1].digest)
+    whole = {path.name: path.read_bytes() for path in (folder / "segment.mp4", folder / "tail" / "4.png")}
+    (folder / "segment.mp4").write_bytes(bytes(len(whole["segment.mp4"])))
+    with pytest.raises(ProjectError, match="set aside"):
+        film.export(store, preset, tmp_path / "film.mp4")
+    render(store, preset)
+    assert (folder / "segment.mp4").read_bytes() == whole["segment.mp4"]
+    (folder / "tail" / "4.png").write_bytes(whole["4.png"][:40])
+    third = store.load().clips[2].id
+    store.edit(lambda p: storyboard.set_seed(p, third, 77))
+    backend = ScriptedBackend()
+    render(store, preset, backend)
+    assert len(backend.generated) == 2
+    assert (folder / "tail" / "4.png").read_bytes() == whole["4.png"]
+
+
 def test_there_is_nothing_to_export_before_the_first_clip(store, preset, tmp_path):
     with pytest.raises(ProjectError, match="no finished clip"):
         film.export(store, preset, tmp_path / "film.mp4")
+
+
+def test_a_folder_that_lost_its_project_file_is_not_overwritten(store, preset, picture):
+    render(store, preset)
+    store.project_file.unlink()
+    with pytest.raises(ProjectCorrupt, match="missing"):
+        film.create(store.folder, picture, preset)
+
+
+def test_a_full_disk_at_the_end_of_a_cancelled_clip_is_not_an_error(store, preset):
+    events = film.render(store, ScriptedBackend(), preset, reserve_bytes=0)
+    next(events)
+    with faults.injected("attempts.temp:enospc:1"):
+        events.close()
 
 
 def test_a_second_project_in_the_same_folder_is_refused(store, preset, picture):

@@ -120,7 +120,7 @@ def test_an_unknown_key_is_an_error(recipe):
 
 
 def test_a_missing_recipe_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="no training file"):
+    with pytest.raises(ConfigError, match=r"no file absent\.yaml"):
         trainer.read_config(tmp_path / "absent.yaml")
 
 
