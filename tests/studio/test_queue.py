@@ -239,6 +239,16 @@ def test_a_bug_in_a_clip_shows_an_id_and_retry_goes_on(open_studio, new_film):
     assert statuses(film.until_phase("finished")) == ["done"] * 3
 
 
+def test_an_error_before_a_clip_begins_is_not_blamed_on_the_finished_one(open_studio, new_film):
+    film = new_film(open_studio(), clips=2)
+    actions = film.studio.actions
+    second = actions.library.snapshot(film.id).plan.clips[1]
+    actions.library.store(film.id).set_attempt(second.digest, 99)
+    film.do("generate")
+    failed = film.until_phase("failed")
+    assert statuses(failed)[0] == "done" and film.studio.queue.outcome(film.id).clip_id == ""
+
+
 def test_weights_that_are_missing_are_said_on_the_button(open_studio, new_film):
     film = new_film(open_studio("missing"), clips=1)
     seen = film.until(lambda state: not state["primary"]["enabled"])
