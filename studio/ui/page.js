@@ -6,13 +6,13 @@
 (() => {
   "use strict";
 
-  const VISIBLE_MS = 1000, HIDDEN_MS = 10000, TIMEOUT_MS = 8000, SAVE_MS = 500, UNDO_MS = 10000, SPEAK_MS = 10000;
+  const VISIBLE_MS = 1000, HIDDEN_MS = 10000, MISSING_MS = 15000, TROUBLE_MS = 4000, TIMEOUT_MS = 8000, SAVE_MS = 500, UNDO_MS = 10000, SPEAK_MS = 10000;
   const ROOT = () => document.baseURI.replace(/[?#].*$/, "").replace(/\/$/, "") + "/gradio_api/studio/p/";
   const ID = /^[a-z0-9]{26}$/;
 
   const svi = (window.svi = {
     state: null, setup: {}, form: { length: 6, variant: "film", quality: "balanced" },
-    parts: {}, elements: {}, online: true, failures: 0,
+    parts: {}, elements: {}, online: true, failures: 0, missing: false,
   });
 
   // ---- small tools -------------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@
   const open = (id, token) => {
     svi.id = id;
     svi.token = token;
-    svi.state = null;
-    since = null;
+    svi.state = since = trouble = null;
+    svi.missing = false;
     const projects = known();
     if (token && new URLSearchParams(location.search).get("token") !== token) {
       write("svi:projects", { ...projects, [id]: { ...projects[id], token, opened: Date.now() } });
@@ -156,7 +156,7 @@
 
   // ---- polling -----------------------------------------------------------------------------------------------------
 
-  let since = null, timer = null, polling = false, again = false;
+  let since = null, trouble = null, timer = null, polling = false, again = false;
 
   const request = async (path, options = {}) => {
     const abort = new AbortController();
@@ -186,23 +186,30 @@
       if (asked !== svi.id) return;
       if (reply.status === 200) {
         const state = await reply.json();
+        if (svi.missing) found();
+        trouble = null;
         connected();
         since = state.rev;
         apply(state);
       } else if (reply.status === 204) {
         connected();
       } else if (reply.status === 403 || reply.status === 404) {
-        connected();
         gone();
-        return;
-      } else throw new Error(`state answered ${reply.status}`);
+        connected();
+      } else if (reply.status >= 502 && reply.status <= 504) throw new Error(`state answered ${reply.status}`);
+      else {  // the studio is there and says what is wrong: the film stays on the page
+        trouble = await explain(reply);
+        since = null;
+        connected();
+        draw();
+      }
     } catch (error) {
       console.debug(error);
       lost();
     } finally {
       polling = false;
       if (again) { again = false; poll(); }
-      else if (svi.id) timer = setTimeout(poll, document.hidden ? HIDDEN_MS : VISIBLE_MS);
+      else if (svi.id) timer = setTimeout(poll, svi.missing ? MISSING_MS : document.hidden ? HIDDEN_MS : trouble ? TROUBLE_MS : VISIBLE_MS);
     }
   };
   svi.poll = poll;
@@ -210,6 +217,7 @@
   const connected = () => {
     svi.failures = 0;
     if (!svi.online) { svi.online = true; flush(); }
+    else if (!flushing && outbox.some((edit) => edit.tried && !edit.parked)) flush();
     show(svi.elements.banner, false);
     saved();
   };
@@ -220,22 +228,23 @@
     if (svi.failures < 2 && navigator.onLine) return;
     svi.online = false;
     const waiting = outbox.length ? ` ${outbox.length} change${outbox.length === 1 ? " is" : "s are"} kept here and sent then.` : "";
-    const safe = svi.state?.job ? "Your film keeps rendering." : "Finished clips are safe.";
+    const safe = svi.state?.job ? `${svi.state.view_only ? "The" : "Your"} film keeps rendering.` : "Finished clips are safe.";
     text(svi.elements.banner, `Connection lost. ${safe} Trying again every second.${waiting}`);
     show(svi.elements.banner, true);
     saved();
   };
 
+  // The film may come back (a studio that is starting, a disk that is not mounted yet): its token is kept.
   const gone = () => {
-    svi.id = null;
-    document.body.classList.remove("svi-project");
-    const projects = known();
-    const id = new URLSearchParams(location.search).get("project");
-    delete projects[id];
-    write("svi:projects", projects);
-    complain({ message: "This film is not here, or the link does not open it.", hint: "Start a new film, or ask for a fresh link." });
+    svi.missing = true;
+    svi.state = since = null;
+    trouble = { message: "This film is not here, or the link does not open it.", hint: "Start a new film, or ask for a fresh link." };
+    inert(true);
     draw();
   };
+
+  const found = () => { svi.missing = false; inert(false); };
+  const inert = (off) => { for (const id of ["storyboard", "setup"]) { const node = document.getElementById(id); if (node) node.inert = off; } };
 
   document.addEventListener("visibilitychange", () => { if (document.hidden) flush(); else poll(); });
   window.addEventListener("online", () => poll());
@@ -251,13 +260,19 @@
 
   const explain = async (reply) => {
     const body = await reply.json().catch(() => ({}));
-    return { message: body.message || "The studio could not do that.", hint: body.hint || "", id: body.id || "" };
+    return { message: body.message || "The studio could not do that.", hint: body.hint || "", id: body.id || "", action: body.action || "" };
   };
+
+  const RENDERS = new Set(["generate", "resume", "retry", "regenerate"]);
 
   // Does one action, after the edits that wait; returns the answer, or null when it was refused (and says so).
   svi.act = async (action, details = {}, { quiet = false } = {}) => {
-    if (!svi.id) return null;
+    if (!svi.id || svi.missing) return null;
     await flush();
+    if (RENDERS.has(action) && outbox.length) {
+      complain({ message: "Not saved yet.", hint: "A change has not reached the studio. Save or discard it on its clip, or wait for the connection, then try again." });
+      return null;
+    }
     const payload = { key: newKey(), action, ...details };
     for (let attempt = 0; ; attempt += 1) {
       try {
@@ -285,27 +300,48 @@
   };
 
   // Edits wait here, in the browser's storage, until the server has them: a reload or an outage loses no text.
+  const TRIES = 5;
   let outbox = [], flushing = null, saveTimer = null;
   const boxName = () => `svi:outbox:${svi.id}`;
+  const plain = ({ sent, tried, failed, parked, ...edit }) => edit;
+  const keep = () => write(boxName(), outbox.map(plain));
   const sameEdit = (a, b) => a.action === b.action && a.clip_id === b.clip_id;
 
   svi.edit = (action, details, { soon = false } = {}) => {
     const edit = { key: newKey(), action, ...details };
     const index = outbox.findIndex((waiting) => sameEdit(waiting, edit) && !waiting.sent);
     if (index < 0) outbox.push(edit);
-    else outbox[index] = action === "set_settings" ? { ...outbox[index], ...edit } : edit;
-    write(boxName(), outbox.map(({ sent, ...rest }) => rest));
+    else outbox[index] = action === "set_settings" ? { ...outbox[index], ...edit, failed: 0 } : edit;
+    keep();
     saved();
     clearTimeout(saveTimer);
     saveTimer = setTimeout(() => flush(), soon ? 0 : SAVE_MS);
   };
   svi.waiting = (action, clipId) => outbox.find((edit) => edit.action === action && edit.clip_id === clipId);
 
+  // A refused edit stays on its card, with the reason (`parked`), until it is changed, sent again or discarded.
+  svi.parked = (clipId) => outbox.find((edit) => edit.parked && edit.clip_id === clipId);
+  svi.sendAgain = (clipId) => {
+    for (const edit of outbox) if (edit.clip_id === clipId) { delete edit.parked; edit.failed = 0; }
+    return flush();
+  };
+  svi.discard = (clipId) => {
+    outbox = outbox.filter((edit) => !(edit.parked && edit.clip_id === clipId));
+    keep();
+    saved();
+  };
+  const park = (edit, problem) => {
+    if (edit.clip_id && (!svi.state || svi.parts.storyboard?.has(edit.clip_id))) edit.parked = problem;
+    else { outbox.splice(outbox.indexOf(edit), 1); complain(problem); }
+    keep();
+    svi.parts.storyboard?.refused(edit);
+  };
+
   const flush = (leaving = false) => {
     clearTimeout(saveTimer);
-    if (!svi.id || !outbox.length) return flushing ?? Promise.resolve();
+    if (!svi.id || svi.missing || !outbox.some((edit) => !edit.parked)) return flushing ?? Promise.resolve();
     if (leaving) {
-      for (const edit of outbox) post({ ...edit, sent: undefined }, true).catch(() => {});
+      for (const edit of outbox) if (!edit.parked) post(plain(edit), true).catch(() => {});
       return Promise.resolve();
     }
     flushing ??= send().finally(() => { flushing = null; saved(); });
@@ -313,28 +349,32 @@
   };
 
   const send = async () => {
-    while (outbox.length) {
-      const edit = outbox[0];
+    for (let edit; (edit = outbox.find((one) => !one.parked));) {
       edit.sent = true;
       saved();
       let reply;
       try {
-        const { sent, ...payload } = edit;
-        reply = await post(payload);
-        if (reply.status >= 500) throw new Error(`act answered ${reply.status}`);
+        reply = await post(plain(edit));
+        if (reply.status >= 500 || reply.status === 404 || reply.status === 429) throw new Error(`act answered ${reply.status}`);
       } catch (error) {
         console.debug(error);
         delete edit.sent;
-        return;  // the next successful poll sends it again
+        edit.tried = true;
+        edit.failed = (edit.failed ?? 0) + (svi.online ? 1 : 0);
+        if (edit.failed < TRIES || !outbox.includes(edit)) return;  // the next successful poll sends it again
+        park(edit, reply && reply.status !== 404 ? await explain(reply) : { message: "This change could not be saved.", hint: "" });
+        continue;
       }
-      outbox.splice(outbox.indexOf(edit), 1);
-      write(boxName(), outbox);
+      delete edit.sent;
       if (reply.ok) {
+        outbox = outbox.filter((one) => one !== edit);
+        keep();
         const { rev } = await reply.json().catch(() => ({}));
         svi.parts.storyboard?.acknowledged(edit, rev);
       } else {
         const problem = await explain(reply);
-        if (!svi.parts.storyboard?.refused(edit, problem)) complain(problem);
+        const newer = outbox.some((one) => one !== edit && sameEdit(one, edit));
+        if (newer) { outbox = outbox.filter((one) => one !== edit); keep(); } else park(edit, problem);
       }
     }
     poll();
@@ -346,7 +386,7 @@
     if (!svi.id) return text(node, "");
     const count = outbox.length;
     if (!svi.online) text(node, count ? `Offline · ${count} change${count === 1 ? "" : "s"} waiting` : "Offline");
-    else text(node, svi.state?.view_only ? "View only" : count ? "Saving…" : "Saved");
+    else text(node, svi.state?.view_only ? "View only" : !count ? "Saved" : outbox.every((edit) => edit.parked) ? `${count} change${count === 1 ? "" : "s"} not saved` : "Saving…");
     node.dataset.state = !svi.online ? "offline" : count ? "saving" : "saved";
   };
 
@@ -355,6 +395,10 @@
   let spokenAt = 0, lastSpoken = "", speakTimer = null, doneBefore = -1;
 
   const apply = (state) => {
+    if (state.view_only) for (const name of ["message", "announce"]) state[name] = state[name]?.replaceAll("Your film", "The film");
+    const ids = new Set(state.clips.map((clip) => clip.id));
+    const orphans = outbox.filter((edit) => edit.parked && !ids.has(edit.clip_id));
+    if (orphans.length) { outbox = outbox.filter((edit) => !orphans.includes(edit)); keep(); }
     const first = svi.state === null;
     svi.state = state;
     draw();
@@ -400,7 +444,7 @@
   const drawProblem = () => {
     const node = svi.elements.problem;
     if (!node) return;
-    const problem = complaint ?? svi.state?.error ?? null;
+    const problem = complaint ?? trouble ?? svi.state?.error ?? null;
     const key = JSON.stringify(problem);
     if (node.dataset.key === key) return;
     node.dataset.key = key;
@@ -410,12 +454,17 @@
     node.append(el("strong", {}, problem.message));
     if (problem.hint) node.append(" ", el("span", {}, problem.hint));
     if (problem.id) node.append(" ", el("span.code", {}, `Error ${problem.id}`));
+    if (problem.action === "restore_previous") {
+      node.append(" ", el("button.plain.small", { type: "button", onclick: () => during("Restoring…", () => svi.act("restore_previous")) }, "Restore the last good version"));
+    }
     if (complaint) node.append(el("button.quiet.dismiss", { type: "button", "aria-label": "Dismiss", onclick: () => complain(null) }, icon("close")));
   };
 
   // The picture that the form holds, before a project exists.
   const primaryOf = () => {
     if (svi.state) return svi.state.primary;
+    if (svi.missing) return { label: "New film", action: "leave", enabled: true };
+    if (svi.id && trouble) return { label: "Opening…", action: "none", enabled: false, reason: "The studio could not read this film." };
     if (svi.id) return { label: "Opening…", action: "none", enabled: false, reason: "Reading the film from disk." };
     if (svi.creating) return { label: "Drafting…", action: "none", enabled: false, reason: "Reading your picture." };
     const ready = !!svi.form.image;
@@ -439,7 +488,7 @@
       show(at.extend, !!state && state.clips.length > 0 && !state.view_only);
       text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
       text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.welcome || ""));
-      document.body.dataset.phase = state?.phase ?? (svi.id ? "opening" : "empty");
+      document.body.dataset.phase = state?.phase ?? (svi.missing ? "missing" : svi.id ? "opening" : "empty");
       document.body.classList.toggle("svi-view-only", !!state?.view_only);
       document.body.classList.toggle("svi-clips", !!state?.clips.length);
     }
@@ -490,7 +539,9 @@
     const count = Math.max(1, Math.round(Number(form.length) || 1));
     const motion = variant?.num_motion_frames ?? 1;
     const seconds = (count * frames - (count - 1) * motion) / fps;
-    text(at.length, `${count} clip${count === 1 ? "" : "s"} ≈ ${seconds < 90 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : svi.clock(seconds, false)} of film`);
+    const wanted = svi.form.length === "" || svi.form.length == null ? NaN : Number(svi.form.length), most = setup.max_length ?? 200;
+    const refused = Number.isInteger(wanted) && wanted >= 1 && wanted <= most ? "" : `The length must be a whole number from 1 to ${most}.`;
+    text(at.length, refused || `${count} clip${count === 1 ? "" : "s"} ≈ ${seconds < 90 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : svi.clock(seconds, false)} of film`);
     text(at.promise, variant ? `${variant.title}: ${variant.promise}.` : "");
     const choice = setup.quality?.find((row) => row.name === form.quality);
     const cost = choice?.seconds ? `${svi.about(choice.seconds)} a clip` : "time per clip is measured on the first one";
@@ -536,6 +587,7 @@
       svi.elements.reason?.animate?.([{ opacity: 0.3 }, { opacity: 1 }], { duration: svi.calm() ? 0 : 350 });
       return;
     }
+    if (primary.action === "leave") return svi.leave();
     if (primary.action === "create") return create();
     if (primary.action === "draft") return draft();
     if (primary.action === "extend") return svi.extend(1);
@@ -565,7 +617,7 @@
 
   const draft = () => during("Drafting…", async () => {
     const replaced = svi.state?.clips.length ?? 0;
-    const done = await svi.act("draft", { keywords: svi.form.keywords ?? "", length: Math.round(Number(svi.form.length) || 1) });
+    const done = await svi.act("draft", { keywords: svi.form.keywords ?? "", length: svi.form.length === "" || svi.form.length == null ? null : Number(svi.form.length) });
     if (done) svi.tab("story");
     if (done && replaced) svi.offerUndo(`A new storyline replaced ${replaced} clip${replaced === 1 ? "" : "s"}.`);
   });
@@ -636,11 +688,22 @@
     const row = el("div.dialog-buttons");
     const box = el("dialog.svi-dialog", { "aria-labelledby": heading.id }, heading, body, row);
     const finish = (answer) => { box.close(); box.remove(); before?.isConnected && before.focus(); resolve(answer); };
+    const done = (answer) => {  // an answer that is undefined keeps the dialog open
+      const value = typeof answer === "function" ? answer() : answer;
+      if (value !== undefined) finish(value);
+    };
     for (const { label, answer, kind = "" } of buttons) {
-      row.append(el(`button${kind ? `.${kind}` : ".plain"}`, { type: "button", onclick: () => finish(typeof answer === "function" ? answer() : answer) }, label));
+      row.append(el(`button${kind ? `.${kind}` : ".plain"}`, { type: "button", onclick: () => done(answer) }, label));
     }
     box.addEventListener("cancel", (event) => { event.preventDefault(); finish(null); });
-    box.addEventListener("click", (event) => { if (event.target === box) finish(null); });
+    // Only a press that began beside the box closes it, not a selection that ended there.
+    let beside = false;
+    const outside = (event) => {
+      const { left, right, top, bottom } = box.getBoundingClientRect();
+      return event.target === box && (event.clientX < left || event.clientX > right || event.clientY < top || event.clientY > bottom);
+    };
+    box.addEventListener("pointerdown", (event) => { beside = outside(event); });
+    box.addEventListener("click", (event) => { if (beside && outside(event)) finish(null); });
     document.body.append(box);
     box.showModal();
     (box.querySelector("input:checked") ?? row.querySelector(".accent") ?? row.querySelector("button"))?.focus();
@@ -735,11 +798,13 @@
       svi.act("undo");
       return;
     }
-    if (command || svi.preference("keys") === false) return;
+    if (command) return;
+    const single = svi.preference("keys") !== false;
     // Buttons, fields and menus keep the keys they need to work.
     const onControl = event.target.closest?.("button, a, input, select, summary, [role=menu], [role=tab], [role=radio], label");
     if (onControl && (event.key === " " || event.key === "Enter" || (event.key.startsWith("Arrow") && onControl.tagName !== "BUTTON"))) return;
     if (svi.parts.storyboard?.key(event)) { event.preventDefault(); return; }
+    if (!single) return;  // moving among the cards takes no letters
     if (svi.parts.player?.key(event)) { event.preventDefault(); return; }
     if (event.altKey) return;
     if (event.key === "?") { event.preventDefault(); svi.keys(); }

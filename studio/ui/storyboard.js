@@ -96,13 +96,16 @@
           part("handle", el("span.grip", { draggable: true, title: "Drag to move", "aria-hidden": "true" }, icon("grip"))),
           part("menu", el("button.quiet.more", { type: "button", tabIndex: -1, "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => this.menu(card) }, icon("more")))),
         part("prompt", el("textarea", {
-          rows: 2, maxLength: MAX_PROMPT, tabIndex: -1, spellcheck: true, dir: "auto",
+          rows: 2, tabIndex: -1, spellcheck: true, dir: "auto",
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
         })),
+        part("counter", el("p.hint", { hidden: true })),
         part("hint", el("p.hint", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
-          part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")))),
+          part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")),
+          part("again", el("button.plain.small", { type: "button", tabIndex: -1, hidden: true, onclick: () => svi.sendAgain(card.id) }, "Save again")),
+          part("discard", el("button.plain.small", { type: "button", tabIndex: -1, hidden: true, onclick: () => this.discard(card) }, "Discard")))),
         part("badge", el("div.badge", { hidden: true }, part("badgeText", el("span", {})),
           part("renew", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => this.regenerate(card) }, "Regenerate")))),
         el("div.card-foot", {},
@@ -125,7 +128,7 @@
     patch(card, clip, state) {
       if (!clip?.id) return;
       const locked = state.view_only || !clip.editable;
-      const signature = JSON.stringify([clip, state.view_only, state.project.fps, state.vocabulary?.length]);
+      const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, state.view_only, state.project.fps, state.vocabulary?.length]);
       const { node } = card;
       if (signature === card.signature && !card.stalePrompt) return;
       card.signature = signature;
@@ -155,7 +158,7 @@
       } else if (card.prompt.value !== clip.prompt) card.prompt.value = clip.prompt;
       card.prompt.readOnly = locked;
       card.prompt.setAttribute("aria-label", `Prompt of clip ${clip.number}`);
-      if (document.activeElement !== card.prompt) this.hint(card);
+      if (document.activeElement !== card.prompt) { this.hint(card); this.counts(card); }
 
       if (document.activeElement !== card.seed && !svi.waiting("set_seed", clip.id)) card.seed.value = String(clip.seed);
       card.seed.readOnly = locked;
@@ -177,9 +180,12 @@
       show(card.badge, !!clip.badge);
       text(card.badgeText, clip.badge ? clip.badge[0].toUpperCase() + clip.badge.slice(1) : "");
       show(card.renew, clip.status === "stale" && !locked);
-      show(card.problem, !!clip.error);
-      if (clip.error) text(card.problemText, [clip.error.message, clip.error.hint, clip.error.id && `Error ${clip.error.id}`].filter(Boolean).join(" "));
-      show(card.retry, clip.status === "failed" && !state.view_only);
+      const refusal = svi.parked(clip.id)?.parked, problem = refusal ?? clip.error;
+      show(card.problem, !!problem);
+      if (problem) text(card.problemText, [problem.message, problem.hint, problem.id && `Error ${problem.id}`].filter(Boolean).join(" "));
+      show(card.retry, clip.status === "failed" && !refusal && !state.view_only);
+      show(card.again, !!refusal);
+      show(card.discard, !!refusal);
       show(card.menu, true);
       card.menu.setAttribute("aria-label", `More for clip ${clip.number}`);
       show(card.handle, !locked);
@@ -215,6 +221,12 @@
       show(card.hint, !!words);
     }
 
+    counts(card) {
+      const { length } = card.prompt.value;
+      text(card.counter, `${length.toLocaleString("en")} of ${MAX_PROMPT.toLocaleString("en")} characters`);
+      show(card.counter, length > MAX_PROMPT * 0.9);
+    }
+
     drawMoves(state) {
       const moves = state.vocabulary ?? [];
       const shown = moves.length > 0 && state.clips.length > 0 && !state.view_only;
@@ -243,7 +255,7 @@
 
     typed(card) {
       this.hint(card);
-      card.node.removeAttribute("data-refused");
+      this.counts(card);
       const prompt = card.prompt.value;
       if (prompt.trim()) { svi.edit("set_prompt", { clip_id: card.id, prompt }); text(card.problemText, ""); show(card.problem, false); }
       else { text(card.problemText, "Write what should happen in this clip. The last text is kept."); show(card.problem, true); }
@@ -266,15 +278,19 @@
       if (card && rev) card.acknowledged = rev;
     }
 
-    // Shows a refusal on the card it belongs to; false when it belongs to none.
-    refused(edit, problem) {
+    has(id) { return this.cards.has(id); }
+
+    // Shows what the edit was refused for on the card it belongs to; the text stays as it was written.
+    refused(edit) {
       const card = this.cards.get(edit.clip_id);
-      if (!card) return false;
-      text(card.problemText, [problem.message, problem.hint].filter(Boolean).join(" "));
-      show(card.retry, false);
-      show(card.problem, true);
-      card.node.dataset.refused = "true";
-      return true;
+      if (card) this.patch(card, card.clip() ?? card.shown, this.state);
+    }
+
+    discard(card) {
+      svi.discard(card.id);
+      card.prompt.value = card.shown.prompt;
+      this.patch(card, card.clip() ?? card.shown, this.state);
+      card.node.focus();
     }
 
     take(card, by) {
@@ -315,18 +331,27 @@
       const choice = (value, title, note, checked) => el("label.choice", {},
         el("input", { type: "radio", name: "scope", value, checked }), el("span", {}, el("strong", {}, title), el("small", {}, note)));
       const soften = this.state.project.variant === "shot" ? " In Shot the reference picture softens the jump." : "";
-      const prompt = el("textarea", { rows: 3, maxLength: MAX_PROMPT, value: card.prompt.value, "aria-label": "Prompt", dir: "auto" });
+      const prompt = el("textarea", { rows: 3, value: card.prompt.value, "aria-label": "Prompt", dir: "auto" });
+      const tooLong = el("p.bad", { role: "alert", hidden: true });
+      const chosen = () => {
+        const { length } = prompt.value;
+        if (length <= MAX_PROMPT) return { scope: body.querySelector("input:checked").value, prompt: prompt.value };
+        text(tooLong, `The prompt has ${length.toLocaleString("en")} characters; up to ${MAX_PROMPT.toLocaleString("en")} are allowed. Shorten it.`);
+        show(tooLong, true);
+        prompt.focus();
+        return undefined;
+      };
       const body = el("div", {},
         el("p", {}, later
           ? `Clip ${clip.number + 1} continues the last frames of clip ${clip.number}. ${later} finished clip${later === 1 ? "" : "s"} after it would no longer fit.`
           : "The clip is made again with another seed. The earlier take is kept."),
-        prompt,
+        prompt, tooLong,
         el("div.choices", { role: "radiogroup", "aria-label": "What to make again" },
           choice("this_and_after", "This clip and everything after", `${later + 1} clip${later ? "s" : ""}${time(later + 1)}`, true),
           choice("only_this", "Only this clip", `the join to the next clip may jump${time(1)}.${soften}`, false)));
       const answer = await svi.dialog(`Regenerate clip ${clip.number}`, body, [
         { label: "Cancel", answer: null },
-        { label: "Regenerate", kind: "accent", answer: () => ({ scope: body.querySelector("input:checked").value, prompt: prompt.value }) },
+        { label: "Regenerate", kind: "accent", answer: chosen },
       ]);
       if (!answer) return;
       const details = { clip_id: card.id, scope: answer.scope };
