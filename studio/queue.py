@@ -49,6 +49,7 @@ STALLED_S = 3.0  # a step without news for so long lets pages fetch a new estima
 RAISE_EVERY_S = 10.0  # … this often
 MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
 SHUTDOWN_S = 15.0
+WENT_WRONG = ("Something went wrong in the studio.", "Finished clips are safe. Try again.")
 Kind = Literal["generate", "export"]
 Ending = Literal["", "pause", "stop", "shutdown"]
 
@@ -241,7 +242,7 @@ class JobQueue:
             self.check_room(kind, project_id, owner)
             if existing := self.job_of(project_id, kind):
                 existing.forever = existing.forever or forever
-                existing.asked = self._lane.job is existing
+                existing.asked = kind == "generate" and self._lane.job is existing
                 self._save()
                 return existing
             job = Job(
@@ -348,8 +349,7 @@ class JobQueue:
             job = self._lane.job
             if job and job.id == job_id:
                 self._send(Cancel(job.id))
-                message, hint = "Something went wrong in the studio.", "Finished clips are safe. Try again."
-                self._finish(job, Outcome("failed", message, hint, error_id))
+                self._finish(job, Outcome("failed", *WENT_WRONG, error_id))
 
     def _ensure_worker(self) -> Worker | None:
         if self._worker is None and not self._closing:
@@ -398,10 +398,12 @@ class JobQueue:
             folder = self._projects.folder(job.project_id)
             job.output = self.listener.export_name(job) if job.kind == "export" else ""
         except StudioError as err:
-            event = JobFailed(err.message, err.hint, kind=type(err).__name__)
-            if job.kind == "export":
-                self.listener.exported(job, event)
-            self._finish(job, failed(event))
+            self._not_started(job, JobFailed(err.message, err.hint, kind=type(err).__name__))
+            return
+        except OSError:
+            error_id = secrets.token_hex(4)
+            log.exception("error %s", error_id)
+            self._not_started(job, JobFailed(*WENT_WRONG, error_id))
             return
         if job.kind == "export":
             self._send(Export(job.id, folder, preset, folder / "exports" / job.output))
@@ -414,6 +416,11 @@ class JobQueue:
         lane.sent = True
         lane.last_event = time.monotonic()
         self.feed.bump(job.project_id)
+
+    def _not_started(self, job: Job, event: JobFailed) -> None:
+        if job.kind == "export":
+            self.listener.exported(job, event)
+        self._finish(job, failed(event))
 
     def _film_goes_on(self, answer: Happened) -> tuple[bool, Outcome | None]:
         """Whether a clip is missing though the worker found none, and why a film without end came to one.
@@ -491,7 +498,7 @@ class JobQueue:
             self._save()
             self.feed.bump(job.project_id)
             return
-        self._finish(job, limit)
+        self._finish(job, ended(job.ending, None) if again and job.ending else limit)
         if job.kind == "generate" and not job.forever:
             self.feed.announce(job.project_id, "Your film is complete.")
 

@@ -334,6 +334,23 @@ def test_a_disk_that_refuses_one_answer_costs_that_job_only(open_studio, new_fil
     assert outcome.kind == "failed" and outcome.error_id
 
 
+@pytest.mark.expects_errors
+def test_a_disk_that_refuses_before_a_job_starts_does_not_block_the_lane(open_studio, new_film):
+    studio = open_studio()
+    film, other = new_film(studio, clips=1), new_film(studio, clips=1)
+    finish(film)
+    (studio.data / "films" / film.id / "exports").rename(studio.data / "elsewhere")
+
+    def refuse(job) -> str:
+        raise OSError(5, "Input/output error")
+
+    studio.queue.listener.export_name = refuse
+    film.do("export")
+    other.do("generate")
+    other.until_phase("finished")
+    assert film.state()["export"]["state"] == "failed"
+
+
 def test_a_film_without_end_that_meets_a_limit_says_so(open_studio, new_film, monkeypatch):
     monkeypatch.setattr(actions_module, "MAX_CLIPS", 2)
     film = new_film(open_studio(), clips=1)
