@@ -5,7 +5,7 @@
 
   const { svi } = window;
   const { el, icon, text, show } = svi;
-  const AHEAD_S = 60, BEHIND_S = 30, KEEP_S = 45, EVICT_S = 180, SEAM_LEAD_S = 2, EDGE = 0.02;
+  const AHEAD_S = 60, BEHIND_S = 30, KEEP_S = 45, EVICT_S = 180, SEAM_LEAD_S = 2, EDGE = 0.02, TRIES = 4;
 
   svi.mounts.player = (element) => { svi.parts.player = new Player(element); };
 
@@ -22,6 +22,7 @@
       this.started = false;
       this.busy = false;
       this.failures = new Map();
+      this.ahead = AHEAD_S;
       this.extension = null;
       this.current = null;
       this.drawn = "";
@@ -93,6 +94,7 @@
       this.unload();
       this.generation = film.generation;
       this.failures.clear();
+      if (!film.mime) return;  // nothing has been made yet: the next state carries it
       if (!window.MediaSource || !MediaSource.isTypeSupported(film.mime)) {
         this.unsupported = true;
         show(this.at.note, true);
@@ -103,7 +105,7 @@
       const target = this.timeOf(resume);
       source.addEventListener("sourceopen", async () => {
         if (this.source !== source) return;
-        URL.revokeObjectURL(this.video.src);
+        this.release();
         this.buffer = source.addSourceBuffer(film.mime);
         this.buffer.mode = "segments";
         this.buffer.addEventListener("error", () => console.warn("a segment could not be decoded"));
@@ -116,12 +118,18 @@
         }
         this.pump();
       }, { once: true });
-      this.video.src = URL.createObjectURL(source);
+      this.video.src = this.url = URL.createObjectURL(source);
+    }
+
+    release() {
+      if (this.url) URL.revokeObjectURL(this.url);
+      this.url = null;
     }
 
     unload() {
       this.source = this.buffer = null;
       this.busy = this.ready = false;
+      this.release();
       this.video.removeAttribute("src");
       this.video.load();
     }
@@ -192,6 +200,8 @@
       return true;
     }
 
+    unreadable(segment) { return (this.failures.get(segment.digest) ?? 0) >= TRIES; }
+
     has(segment) {
       const ranges = this.buffer.buffered, from = segment.start_s + EDGE, to = segment.start_s + segment.duration_s - EDGE;
       for (let index = 0; index < ranges.length; index += 1) if (ranges.start(index) <= from && ranges.end(index) >= to) return true;
@@ -203,8 +213,8 @@
       if (this.busy || !this.ready || !this.buffer || !this.film) return;
       const now = this.video.currentTime, { source } = this;
       const missing = this.film.segments.find((segment) =>
-        segment.start_s + segment.duration_s > now - (this.started ? 0 : BEHIND_S) && segment.start_s < now + AHEAD_S &&
-        !this.has(segment) && (this.failures.get(segment.digest) ?? 0) < 4);
+        segment.start_s + segment.duration_s > now - (this.started ? 0 : BEHIND_S) && segment.start_s < now + this.ahead &&
+        !this.has(segment) && !this.unreadable(segment));
       this.busy = true;
       try {
         if (!missing) { this.settleDuration(); await this.evict(now); return; }
@@ -213,8 +223,14 @@
           if (this.source === source && this.buffer && !this.has(missing)) throw new Error(`segment ${missing.digest.slice(0, 8)} left a hole`);
         } catch (error) {
           console.debug(error);
-          if (error.name === "QuotaExceededError") { await this.evict(now, true); return; }
+          if (error.name === "QuotaExceededError") {  // less room than hoped: give some back and look less far ahead
+            this.ahead = Math.max(5, this.ahead / 2);
+            await this.evict(this.video.currentTime, true);
+            setTimeout(() => this.pump(), 500);
+            return;
+          }
           if (svi.online) this.failures.set(missing.digest, (this.failures.get(missing.digest) ?? 0) + 1);
+          this.note();
           setTimeout(() => this.pump(), 1000);
           return;
         }
@@ -229,7 +245,7 @@
       if (!ranges.length) return;
       const total = [...Array(ranges.length).keys()].reduce((sum, index) => sum + ranges.end(index) - ranges.start(index), 0);
       if (!hard && total < EVICT_S) return;
-      const behind = now - (hard ? 5 : KEEP_S), ahead = now + AHEAD_S + KEEP_S, start = ranges.start(0), end = ranges.end(ranges.length - 1);
+      const behind = now - (hard ? 5 : KEEP_S), ahead = now + this.ahead + (hard ? 0 : KEEP_S), start = ranges.start(0), end = ranges.end(ranges.length - 1);
       if (behind > start) { buffer.remove(start, behind); await this.settled(); }
       if (this.buffer === buffer && end > ahead) { buffer.remove(ahead, end); await this.settled(); }
     }
@@ -320,6 +336,7 @@
         }
       });
       for (const name of ["play", "playing", "pause", "ended", "waiting"]) video.addEventListener(name, () => { this.drawPlay(); this.note(); });
+      video.addEventListener("playing", () => { this.restarts = 0; });
       video.addEventListener("seeking", () => this.pump());
       for (const name of ["seeked", "loadeddata", "playing"]) video.addEventListener(name, () => { if (video.readyState >= 2) show(at.still, false); });
       video.addEventListener("timeupdate", () => { this.drawTime(); this.pump(); });
@@ -394,9 +411,18 @@
       const caughtUp = this.wantsPlay && this.active && film.segments.length > 0 && video.currentTime > film.duration_s - 0.3 && video.readyState < 3;
       const running = state.clips.find((clip) => clip.status === "running");
       const words = caughtUp
-        ? running ? `Waiting for clip ${running.number}${running.of ? ` · step ${running.step} of ${running.of}` : ""}` : "Waiting for the next clip" : "";
+        ? running ? `Waiting for clip ${running.number}${running.of ? ` · step ${running.step} of ${running.of}` : ""}` : "Waiting for the next clip" : this.broken();
       text(this.at.note, words);
       show(this.at.note, !!words);
+    }
+
+    // The clip that could not be read, if the playhead is at it or stuck just before it.
+    broken() {
+      const now = this.video.currentTime;
+      const segment = this.film.segments.find((one) => this.unreadable(one) && one.start_s - 0.3 <= now && now < one.start_s + one.duration_s);
+      const clip = segment && this.state.clips.find((one) => one.id === segment.clip_id);
+      if (!clip) return "";
+      return `Clip ${clip.number} could not be read. ${this.state.view_only ? "Seek past it to go on." : "Regenerate it."}`;
     }
 
     tick() {
@@ -423,6 +449,7 @@
         this.current = clipId;
         svi.parts.storyboard?.playing(clipId);
         this.sayValue();
+        if (this.failures.size) this.note();
       } else if (!this.video.paused) { /* screen readers hear the clip, not every frame */ } else this.sayValue();
     }
 

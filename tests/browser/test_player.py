@@ -132,3 +132,69 @@ def test_without_media_source_the_page_says_what_to_do(studio, photo, open_scree
     screen.generate()
     screen.finish()
     expect(screen.page.locator("#player .note")).to_contain_text("Export the film")
+
+
+def test_a_clip_that_cannot_be_read_is_named(screen, photo):
+    screen.draft(photo, clips=3)
+    screen.page.route("**/segment/**", lambda route: route.fulfill(status=500, body=""))
+    screen.generate()
+    screen.finish()
+    expect(screen.page.locator("#player .note")).to_have_text("Clip 1 could not be read. Regenerate it.")
+
+
+def test_a_full_buffer_is_emptied_and_the_film_goes_on(screen, photo):
+    screen.page.evaluate(
+        """() => {
+            const append = SourceBuffer.prototype.appendBuffer;
+            window.full = 0;
+            SourceBuffer.prototype.appendBuffer = function (data) {
+                if (data.byteLength > 2000 && window.full < 1) {
+                    window.full += 1;
+                    throw new DOMException("full", "QuotaExceededError");
+                }
+                return append.call(this, data);
+            };
+        }"""
+    )
+    film(screen, photo, 3)
+    screen.wait("window.full === 1")
+    screen.wait_video("ended", timeout_s=30)
+    assert screen.page.evaluate("window.svi.parts.player.ahead") == 30
+
+
+def test_without_single_keys_the_arrows_still_move_among_the_cards(screen, photo):
+    screen.draft(photo, clips=3)
+    screen.page.evaluate("window.svi.preference('keys', false)")
+    screen.card(0).focus()
+    screen.page.keyboard.press("ArrowRight")
+    expect(screen.card(1)).to_be_focused()
+    screen.page.keyboard.press("Enter")
+    expect(screen.prompt(1)).to_be_focused()
+
+
+def test_only_a_press_that_began_beside_a_dialog_closes_it(screen):
+    page = screen.page
+    page.get_by_role("button", name="Keys").click()
+    dialog = page.get_by_role("dialog")
+    box = dialog.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(5, 300)
+    page.mouse.up()
+    page.mouse.click(box["x"] + 6, box["y"] + 6)
+    expect(dialog).to_be_visible()
+    page.mouse.click(5, 300)
+    expect(dialog).to_be_hidden()
+
+
+def test_an_impossible_length_is_named_and_not_repaired(screen, photo):
+    screen.drop(photo)
+    field = screen.page.locator("#length input")
+    for wrong in ("0", "-3", "1000000"):
+        field.fill(wrong)
+        field.blur()
+        expect(screen.page.locator("[data-at=length]")).to_contain_text("a whole number from 1 to 200")
+        assert field.input_value() == wrong
+    screen.primary.click()
+    expect(screen.page.locator("#problem")).to_contain_text("a whole number from 1 to")
+    assert screen.cards.count() == 0
