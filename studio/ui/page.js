@@ -540,7 +540,7 @@
     const motion = variant?.num_motion_frames ?? 1;
     const seconds = (count * frames - (count - 1) * motion) / fps;
     const wanted = svi.form.length === "" || svi.form.length == null ? NaN : Number(svi.form.length), most = setup.max_length ?? 200;
-    const refused = Number.isInteger(wanted) && wanted >= 1 && wanted <= most ? "" : `The length must be a whole number from 1 to ${most}.`;
+    const refused = Number.isInteger(wanted) && wanted >= 1 && (wanted <= most || wanted === state?.clips.length) ? "" : `The length must be a whole number from 1 to ${most}.`;
     text(at.length, refused || `${count} clip${count === 1 ? "" : "s"} ≈ ${seconds < 90 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : svi.clock(seconds, false)} of film`);
     text(at.promise, variant ? `${variant.title}: ${variant.promise}.` : "");
     const choice = setup.quality?.find((row) => row.name === form.quality);

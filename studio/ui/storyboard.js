@@ -61,6 +61,7 @@
       }
       if (!this.active || !ids.has(this.active)) this.activate(clips[0]?.id);
       show(this.empty, clips.length === 0);
+      if (state.view_only) text(this.empty, "This film has no clips yet.");
       show(this.end, clips.length > 0 && !state.view_only);
       text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
       this.drawMoves(state);
@@ -100,7 +101,7 @@
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
         })),
-        part("counter", el("p.hint", { hidden: true })),
+        part("counter", el("p.counter", { hidden: true })),
         part("hint", el("p.hint", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
           part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")),

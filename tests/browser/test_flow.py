@@ -88,6 +88,7 @@ def test_a_shared_link_shows_the_film_and_lets_a_stranger_copy_it(screen, studio
     expect(stranger.primary).to_have_text("Make a copy")
     assert stranger.prompt(0).get_attribute("readonly") is not None
     stranger.snap("view-only")
+    assert "Your film" not in stranger.page.locator("body").inner_text()
     stranger.primary.click()
     stranger.wait("window.svi.state?.view_only === false && window.svi.state.clips.length === 2")
     assert stranger.state(".project.id") != screen.state(".project.id")
