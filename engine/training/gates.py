@@ -26,7 +26,7 @@ LIGHT_GATE = 28.0
 LIGHT_GAIN = 10.0
 TOY_SEED = 20_000
 PROMPT_SUBJECT = "the old harbour"  # a subject that no training caption contains
-SHIPPED_SIZE = (128, 192)
+SHIPPED_SIZE = (192, 288)
 
 
 @dataclass(frozen=True)
