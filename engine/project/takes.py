@@ -44,7 +44,7 @@ def commit(
                 faults.hit("tail.write")
                 image.save_png(frame, temp / "tail" / f"{number}.png")
             faults.hit("poster.write")
-            video.poster(frames[len(frames) // 2], temp / "poster.jpg")
+            video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
                 digest=request.digest,
                 clip_id=request.clip_id,
