@@ -1,6 +1,6 @@
 """The SVI variants as rows of data. One loop serves them all.
 
-Values from upstream `scripts/test/svi_shot.sh` and `svi_film.sh` (svi.md §1.4): the mask marks frame 0 only, even with
+Values from upstream `scripts/test/svi_shot.sh` and `svi_film.sh`: the mask marks frame 0 only, even with
 five motion frames; the first clip is conditioned on one frame in every variant.
 """
 

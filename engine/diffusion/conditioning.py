@@ -1,4 +1,4 @@
-"""What the transformer is told about a clip: prompt, condition frames and padding (svi.md §1.2).
+"""What the transformer is told about a clip: prompt, condition frames and padding.
 
 Shapes: frames uint8 (n, H, W, 3); pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised.
 """

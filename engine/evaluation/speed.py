@@ -1,8 +1,8 @@
-"""How much work a clip costs, beside the plain script that everyone writes first (performance.md, Benchmark).
+"""How much work a clip costs, beside the plain script that everyone writes first.
 
 Two measurements. `compare`: the same untrained Wan weights in a naive `WanImageToVideoPipeline` loop and in
 `LocalBackend`, clip by clip in turn, on one thread, where both must give the same pictures (one motion frame, zero
-padding: svi.md §8.2, row Tom). `endure`: many clips of a preset, whose cost and memory must not grow.
+padding: upstream's Tom & Jerry setting). `endure`: many clips of a preset, whose cost and memory must not grow.
 
 CPU seconds of this process and its children; wall time only for what a person waits for. The naive loop encodes prompts
 in every clip, keeps the film as pictures in memory and writes it whole after every clip, with the same video encoder.

@@ -1,6 +1,6 @@
 """LoRA files of every spelling in use, checked against the transformer and fused into its weights.
 
-diffusers loads upstream's files as nothing, with a warning only (svi.md §2.4); here a file either takes effect in full
+diffusers loads upstream's files as nothing, with a warning only; here a file either takes effect in full
 or is refused by name. Fusing adds strength · alpha / rank · B·A in float32. The base weights stay in host memory, so
 that another LoRA or strength starts from the same numbers again.
 """

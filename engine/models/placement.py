@@ -1,6 +1,6 @@
 """Where the parts of a 14B model live on a GPU, chosen from what is free when the model is loaded.
 
-The tiers are computed (performance.md), not yet measured on a card: a block streams from host memory in a fifth of the
+The tiers are computed, not yet measured on a card: a block streams from host memory in a fifth of the
 time that it computes, so too little memory needs prefetching, not quantisation.
 """
 

@@ -101,7 +101,7 @@ def save_components(components: PocketComponents, folder: Path, dtype: torch.dty
 
 
 def condition_latents(codec: PocketCodec, pixels: Tensor) -> Tensor:
-    """Condition (B, 4 + C, f, h, w): a mask that is 1 in latent frame 0, and the encoded pixel video (svi.md §1.2)."""
+    """Condition (B, 4 + C, f, h, w): a mask that is 1 in latent frame 0, and the encoded pixel video."""
     latents = codec.encode(pixels)
     mask = latents.new_zeros(latents.shape[0], MASK_CHANNELS, *latents.shape[2:])
     mask[:, :, 0] = 1

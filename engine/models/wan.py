@@ -1,6 +1,6 @@
 """Wan 2.1 image-to-video from folders in diffusers layout: transformer, VAE, text encoder and, if used, image encoder.
 
-Conventions follow upstream SVI where it differs from diffusers' pipeline (svi.md §1.1, §8.3): the VAE runs in float32
+Conventions follow upstream SVI where it differs from diffusers' pipeline: the VAE runs in float32
 and untiled, prompts are padded with zeros to 512 tokens, CLIP sees the frame squashed to its square.
 Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised.
 """

@@ -158,7 +158,7 @@ def make_batch(
 
 
 def condition_pixels(batch: Batch, padding: str) -> Tensor:
-    """The pixel video of the condition: motion frames, then grey ("zeros") or the anchor picture (svi.md §1.2)."""
+    """The pixel video of the condition: motion frames, then grey ("zeros") or the anchor picture."""
     known = batch.clips[:, :, : batch.num_motion_frames]
     missing = batch.clips.shape[2] - batch.num_motion_frames
     if padding == "anchor":

@@ -40,7 +40,7 @@ def frames_of(backend, request) -> np.ndarray:
 
 @torch.no_grad()
 def slow_reference(request, preset) -> np.ndarray:
-    """One clip written straight from svi.md §8 with diffusers' own modules: no cache, no folding, no sharing."""
+    """One clip written straight down with diffusers' own modules: no cache, no folding, no sharing."""
     modules = build(WanSize())
     width, height = request.resolution.width, request.resolution.height
 

@@ -30,7 +30,7 @@ def conditioned(tiny_components):
 
 
 def expected_y(frames: list[np.ndarray], num_frames: int) -> torch.Tensor:
-    """Mask and latents (up to about ±8) written out by svi.md §8.2 with stock modules; a frame of None is mid-grey."""
+    """Mask and latents (up to about ±8) written out with stock modules; a frame of None is mid-grey."""
     vae = build(WanSize()).vae
     video = torch.zeros(1, 3, num_frames, 32, 32)
     for index, frame in enumerate(frames):

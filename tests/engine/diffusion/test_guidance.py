@@ -16,7 +16,7 @@ def test_one_term_is_classifier_free_guidance():
 
 
 def test_two_terms_are_the_guidance_of_svi_talk():
-    """v(∅,∅) + g_text [v(c,a) − v(∅,a)] + g_audio [v(∅,a) − v(∅,∅)] (svi.md §1.6)."""
+    """v(∅,∅) + g_text [v(c,a) − v(∅,a)] + g_audio [v(∅,a) − v(∅,∅)]."""
     both, audio_only, neither = predictions(3)
     expected = neither + 2.0 * (both - audio_only) + 5.0 * (audio_only - neither)
     guided = guide([both, audio_only, neither].__getitem__, [2.0, 5.0])

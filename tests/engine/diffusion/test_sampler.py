@@ -10,7 +10,7 @@ SHAPE = (1, 4, 3, 2, 2)
 
 
 def test_the_schedule_is_the_published_one():
-    """svi.md §1.3: N = 50, shift 5 gives t = 1000, 995.94, 991.74, …, 172.41, 92.59, then 0."""
+    """Upstream's schedule: N = 50, shift 5 gives t = 1000, 995.94, 991.74, …, 172.41, 92.59, then 0."""
     timesteps = [1000 * sigma for sigma in sigma_schedule(50, 5.0)]
     assert len(timesteps) == 51
     assert timesteps[:3] == pytest.approx([1000, 995.94, 991.74], abs=0.006)  # published with two decimals
