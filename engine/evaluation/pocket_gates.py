@@ -5,7 +5,7 @@ from pathlib import Path
 from engine.config import Preset
 from engine.errors import ConfigError
 from engine.models.pocket import load_components
-from engine.training.dataset import HELD_OUT
+from engine.training.pictures import HELD_OUT
 from engine.training.gates import report
 
 

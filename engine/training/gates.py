@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.diffusion.flow import euler_step, sigma_schedule, velocity_from_latents
 from engine.models.pocket import PocketComponents, condition_latents
-from engine.training.dataset import HELD_OUT, find_photos, fit_photo, load_photo, toy_scenes
+from engine.training.pictures import HELD_OUT, find_photos, fit_photo, load_photo, toy_scenes
 from engine.training.metrics import affine_fit, psnr
 from engine.training.world import ACTIONS, BY_NAME, NUM_FRAMES, Action, perform, transition
 

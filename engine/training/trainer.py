@@ -29,7 +29,7 @@ from engine.models import pocket, pocket_codec
 from engine.models.pocket import PocketComponents, PocketShape, PocketText
 from engine.training import world
 from engine.training.checkpoint import load_checkpoint, random_state, restore_random, save_checkpoint
-from engine.training.dataset import Batch, PictureSource, condition_pixels, make_batch
+from engine.training.pictures import Batch, PictureSource, condition_pixels, make_batch
 from engine.training.gates import report, score
 from engine.training.publish import publish
 

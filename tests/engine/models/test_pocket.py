@@ -5,7 +5,7 @@ from engine.config import ASSETS
 from engine.errors import WeightsMissing
 from engine.models import pocket, pocket_codec
 from engine.training import world
-from engine.training.dataset import toy_scenes
+from engine.training.pictures import toy_scenes
 from engine.training.gates import generate, prompt
 from engine.training.metrics import psnr
 

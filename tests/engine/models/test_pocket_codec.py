@@ -3,7 +3,7 @@ import torch
 
 from engine.models import pocket_codec
 from engine.training import world
-from engine.training.dataset import toy_scenes
+from engine.training.pictures import toy_scenes
 from engine.training.metrics import psnr
 
 

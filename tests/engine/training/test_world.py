@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.training import world
-from engine.training.dataset import toy_scenes
+from engine.training.pictures import toy_scenes
 from engine.training.metrics import psnr
 
 NOON = world.BY_NAME["noon"]
