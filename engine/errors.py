@@ -99,12 +99,11 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 @contextmanager
-def disk_errors_explained(what: str) -> Iterator[None]:
-    """Turn the operating system's refusal to write `what` into a `DiskFull` that says what is safe."""
+def disk_errors_explained(what: str, *, safe: str = "Finished clips are safe.") -> Iterator[None]:
+    """Turn the operating system's refusal to write `what` into a `DiskFull` that says what is `safe`."""
     try:
         yield
     except OSError as err:
-        safe = "Finished clips are safe."
         match err.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 raise DiskFull(f"No room on the disk to write {what}.", f"{safe} Free space, then resume.") from err

@@ -176,10 +176,14 @@ class LocalBackend:
         if self._interrupted.is_set():
             raise Interrupted
 
-    def close(self) -> None:
-        """Free the model. The backend cannot be used afterwards."""
+    def release(self) -> None:
+        """Let go of the components, which stay as they are. The backend cannot be used afterwards."""
         while self._hooks:
             self._hooks.pop().remove()
+
+    def close(self) -> None:
+        """Free the model. The backend cannot be used afterwards."""
+        self.release()
         for name in ("components", "_texts", "_slot"):
             self.__dict__.pop(name, None)
         release_memory()

@@ -71,7 +71,7 @@ def _load_pocket(preset: Preset) -> Components:
     return Components(
         transformer=loaded.transformer,
         codec=loaded.codec,
-        encode_text=lambda prompts, _: loaded.encode_text(prompts),  # its length is fixed by its tokenizer
+        encode_text=loaded.encode_text,
         encode_image=None,
         prediction=loaded.prediction,
         device=device,

@@ -60,18 +60,27 @@ class Lora:
     extras: Mapping[str, Tensor]
 
 
-def read_lora(path: Path, transformer: WanTransformer3DModel) -> Lora:
-    """The LoRA in a safetensors file. One that would not take effect in full raises `WeightsMismatch`."""
+def read_lora(path: Path, transformer: WanTransformer3DModel, *, layers: Mapping[str, nn.Module] | None = None) -> Lora:
+    """The LoRA in a safetensors file. One that would not take effect in full raises `WeightsMismatch`.
+
+    layers: the linear layers by name, when they are not where the transformer has them (under an adapter).
+    """
     if not path.is_file():
         raise WeightsMissing(f"The LoRA {path.name} is missing.", "Check `lora:` in the preset.")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as err:
         raise WeightsMissing(f"The LoRA {path.name} is damaged.", "Download it again.") from err
-    return parse_lora(tensors, transformer, name=path.name)
+    return parse_lora(tensors, transformer, name=path.name, layers=layers)
 
 
-def parse_lora(tensors: Mapping[str, Tensor], transformer: WanTransformer3DModel, *, name: str) -> Lora:
+def parse_lora(
+    tensors: Mapping[str, Tensor],
+    transformer: WanTransformer3DModel,
+    *,
+    name: str,
+    layers: Mapping[str, nn.Module] | None = None,
+) -> Lora:
     """Sort tensors into modules and extras, and check them against `transformer`."""
     parts: dict[str, dict[str, Tensor]] = {}
     spelled: dict[str, str] = {}
@@ -87,7 +96,7 @@ def parse_lora(tensors: Mapping[str, Tensor], transformer: WanTransformer3DModel
     if not any("up" in part or "down" in part for part in parts.values()):
         first = next(iter(tensors), "none")
         raise WeightsMismatch(f"{name} holds no LoRA weights (first key: {first}).", "Use an SVI LoRA for this model.")
-    layers = dict(transformer.named_modules())
+    layers = layers or dict(transformer.named_modules())
     check_names(parts, spelled, transformer, name)
     modules = {module: checked(module, part, layers[module], name) for module, part in sorted(parts.items())}
     if not any(module.up.any() for module in modules.values()):
@@ -102,6 +111,19 @@ def diffusers_name(module: str) -> str:
     for upstream, ours in UPSTREAM_NAMES:
         module = re.sub(rf"(?<=\.){re.escape(upstream)}(?=\.|$)", ours, module)
     return module
+
+
+def upstream_name(module: str) -> str:
+    """`blocks.N.…` as upstream calls it: the inverse of `diffusers_name` but for the prefix."""
+    for upstream, ours in reversed(UPSTREAM_NAMES):
+        module = re.sub(rf"(?<=\.){re.escape(ours)}(?=\.|$)", upstream, module)
+    return module
+
+
+def without_weights(config: Mapping[str, object]) -> WanTransformer3DModel:
+    """The transformer of a diffusers `config` on the meta device: every name and shape, no numbers."""
+    with torch.device("meta"):
+        return WanTransformer3DModel.from_config(dict(config))
 
 
 def check_names(parts: Mapping, spelled: Mapping[str, str], transformer: WanTransformer3DModel, name: str) -> None:
@@ -159,3 +181,19 @@ class LoraSlot:
         """Put the base weights back, bit for bit."""
         for module, base in self._base.items():
             self.transformer.get_submodule(module).weight.copy_(base)
+
+
+@torch.no_grad()
+def load_into_adapter(transformer: WanTransformer3DModel, path: Path, *, rank: int) -> None:
+    """Let training go on from the LoRA in `path`: its factors become the values of the adapter that peft added.
+
+    The file must fit the model in full and have the adapter's `rank`. Its scale is worked into B.
+    """
+    layers = {name: layer for name, layer in transformer.named_modules() if hasattr(layer, "lora_A")}
+    lora = read_lora(path, transformer, layers={name: layer.base_layer for name, layer in layers.items()})
+    for name, change in lora.modules.items():
+        if len(change.down) != rank:
+            raise WeightsMismatch(f"{path.name} has rank {len(change.down)}; the recipe asks for {rank}.")
+        (adapter,) = layers[name].lora_A
+        layers[name].lora_A[adapter].weight.copy_(change.down)
+        layers[name].lora_B[adapter].weight.copy_(change.scale / layers[name].scaling[adapter] * change.up)

@@ -25,7 +25,6 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel  
 
 PARTS = ("transformer", "codec", "text_encoder", "tokenizer")
 MASK_CHANNELS = 4
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class PocketText:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, num_tokens: int) -> None:
         self.tokenizer, self.encoder, self.num_tokens = tokenizer, encoder, num_tokens
 
-    def __call__(self, prompts: list[str]) -> Tensor:
-        """Embeddings (B, L, D) of the prompts, cut or padded to `num_tokens`."""
+    def __call__(self, prompts: list[str], max_sequence_length: int = 0) -> Tensor:
+        """Embeddings (B, L, D) of the prompts, cut or padded to `num_tokens`, whatever length is asked for."""
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         ).to(self.encoder.device)
@@ -98,14 +97,6 @@ def save_components(components: PocketComponents, folder: Path, dtype: torch.dty
     for name, model in (("transformer", components.transformer), ("text_encoder", components.encode_text.encoder)):
         copy.deepcopy(model).to(dtype).save_pretrained(folder / name)
     _drop_versions(folder)
-
-
-def condition_latents(codec: PocketCodec, pixels: Tensor) -> Tensor:
-    """Condition (B, 4 + C, f, h, w): a mask that is 1 in latent frame 0, and the encoded pixel video."""
-    latents = codec.encode(pixels)
-    mask = latents.new_zeros(latents.shape[0], MASK_CHANNELS, *latents.shape[2:])
-    mask[:, :, 0] = 1
-    return torch.cat([mask, latents], dim=1)
 
 
 def build_text(words: list[str], shape: PocketShape) -> PocketText:
@@ -189,23 +180,6 @@ def hold_constant(transformer: WanTransformer3DModel, codec: PocketCodec) -> Non
         rows = [width * part + dimension for part in range(repeats) for dimension in pair]
         hold(layer.weight, rows)
         hold(layer.bias, rows)
-
-
-def add_lora(transformer: WanTransformer3DModel, rank: int) -> None:
-    """Add an untrained LoRA to every layer that an SVI LoRA adapts; alpha = rank. Only it needs gradients then."""
-    from peft import LoraConfig
-
-    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
-
-
-def save_lora(transformer: WanTransformer3DModel, path: Path) -> None:
-    """Write the LoRA in diffusers layout, float16: transformer.blocks.N.….lora_A.weight."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    weights = get_peft_model_state_dict(transformer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"transformer.{key}": value.half().contiguous() for key, value in weights.items()}, path)
 
 
 class _Identity:

@@ -77,6 +77,16 @@ class PocketCodec(nn.Module):
         groups = (frames[:, 1:, None] + changes).flatten(1, 2)
         return torch.cat([frames[:, :1], groups], dim=1).transpose(1, 2)
 
+    def as_condition(self, errors: Tensor) -> Tensor:
+        """What of errors in latents (B, C, k, h, w) is left when frames are handed on as the next condition.
+
+        Coordinates are written anew by the encoder, and a first frame has no motion coefficients.
+        """
+        kept = errors.clone()
+        kept[:, self.num_coded :] = 0
+        kept[:, self.num_spatial :, 0] = 0
+        return kept
+
     def _encode_first(self, frame: Tensor) -> Tensor:
         spatial = functional.conv2d(frame, self.spatial_basis, stride=STRIDE)
         motion = spatial.new_zeros(spatial.shape[0], self.num_motion, *spatial.shape[2:])

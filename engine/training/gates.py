@@ -4,6 +4,7 @@ For every action: PSNR of the generated last frame against the true one, beside 
 of codes fitted for that action alone, and the codec's ceiling. An action that fails its gate is not in the vocabulary.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine.diffusion.conditioning import condition_latents
 from engine.diffusion.flow import euler_step, sigma_schedule, velocity_from_latents
-from engine.models.pocket import PocketComponents, condition_latents
-from engine.training.pictures import HELD_OUT, find_photos, fit_photo, load_photo, toy_scenes
+from engine.models.components import Components
 from engine.training.metrics import affine_fit, psnr
+from engine.training.pictures import HELD_OUT, find_photos, fit_photo, load_photo, toy_scenes
 from engine.training.world import ACTIONS, BY_NAME, NUM_FRAMES, Action, perform, transition
+from engine.variants import Variant
 
 CODEC_GATE = 29.0
 STAY_MARGIN = 3.0
@@ -68,7 +71,7 @@ class Report:
 
 
 def report(
-    components: PocketComponents,
+    components: Components,
     *,
     size: tuple[int, int] = SHIPPED_SIZE,
     num_inference_steps: int = 1,
@@ -77,25 +80,16 @@ def report(
     sheet: Path | None = None,
     actions: Sequence[Action] = ACTIONS,
     linear: bool = True,
-    padding: str = "zeros",
-    later: bool = False,
 ) -> Report:
-    """Measure every action; with `sheet`, also write a contact sheet (truth above what was generated).
-
-    `later` measures the second clip of a chain: the pictures have been through a storm, the anchor has not.
-    """
+    """Measure every action; with `sheet`, also write a contact sheet (truth above what was generated)."""
     photos = held_out_photos(size)
     toys = toy_scenes(num_toys, *size, TOY_SEED) if num_toys else photos[:0]
-    anchors = torch.cat([photos, toys])
-    pictures = perform(anchors, BY_NAME["storm"]) if later else anchors
-    rest = anchors if padding == "anchor" else None
+    pictures = torch.cat([photos, toys])
     seen = toy_scenes(24, 64, 96, TOY_SEED + 1) if linear else None
     by_action, columns = {}, [pictures]
     for action in actions:
         truth = perform(pictures, action)
-        clips = generate(
-            components, pictures, [prompt(action)] * len(pictures), num_inference_steps, shift, anchors=rest
-        )
+        clips = generate(components, pictures, [prompt(action)] * len(pictures), num_inference_steps, shift)
         coded = components.codec.decode(components.codec.encode(transition(pictures, truth)))
         mapped = linear_outcome(components, action, seen, pictures) if linear else pictures
         columns += [truth, clips[:, :, -1]]
@@ -115,6 +109,36 @@ def report(
     )
 
 
+@torch.no_grad()
+def chain_psnr(
+    components: Components,
+    variant: Variant,
+    *,
+    size: tuple[int, int],
+    num_clips: int,
+    num_toys: int = 4,
+    shift: float = 5.0,
+    seed: int = 0,
+) -> list[float]:
+    """PSNR in dB of each clip's last frame against the truth, along one chain of moves a picture, as Film and Shot
+    hand over. One sampling step; the pictures are the held-out photographs and scenes."""
+    anchors = torch.cat([held_out_photos(size), toy_scenes(num_toys, *size, TOY_SEED)])
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    orders = [_shuffled_rounds(num_clips, rng) for _ in anchors]
+    truth, carried, values = anchors, anchors[:, :, None], []
+    for index in range(num_clips):
+        actions = [order[index] for order in orders]
+        truth = torch.cat([perform(picture[None], action) for picture, action in zip(truth, actions, strict=True)])
+        missing = NUM_FRAMES - carried.shape[2]
+        rest = anchors[:, :, None] if variant.padding == "anchor" else torch.zeros_like(anchors)[:, :, None]
+        pixels = torch.cat([carried, rest.expand(-1, -1, missing, -1, -1)], dim=2)
+        embeds = components.encode_text([prompt(action) for action in actions], 0)
+        made = sample(components, pixels, embeds, 1, shift, generator).clamp(-1, 1)
+        carried = made[:, :, -variant.num_motion_frames :].add(1).mul(127.5).round().div(127.5).sub(1)
+        values.append(psnr(carried[:, :, -1], truth).mean().item())
+    return values
+
+
 def score(measured: Report) -> float:
     """One number to keep the best weights by: mean PSNR of the generated last frames on photographs."""
     return sum(figures.generated for figures in measured.photos.values()) / len(measured.photos)
@@ -130,28 +154,26 @@ def held_out_photos(size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    components: PocketComponents,
+    components: Components,
     pictures: Tensor,
     prompts: list[str],
     num_inference_steps: int,
     shift: float,
     seed: int = 0,
-    anchors: Tensor | None = None,
 ) -> Tensor:
-    """Clips (B, 3, 25, H, W) from one condition frame, one picture at a time. Padding: `anchors`, or grey without."""
+    """Clips (B, 3, 25, H, W) from one condition frame and grey padding, one picture at a time."""
     generator = torch.Generator().manual_seed(seed)
-    embeds = components.encode_text(prompts)
+    embeds = components.encode_text(prompts, 0)
     clips = []
-    rest = torch.zeros_like(pictures) if anchors is None else anchors
-    for picture, anchor, embed in zip(pictures, rest, embeds, strict=True):
-        pixels = anchor[None, :, None].repeat(1, 1, NUM_FRAMES, 1, 1)
+    for picture, embed in zip(pictures, embeds, strict=True):
+        pixels = picture.new_zeros(1, 3, NUM_FRAMES, *picture.shape[1:])
         pixels[:, :, 0] = picture
         clips.append(sample(components, pixels, embed[None], num_inference_steps, shift, generator))
     return torch.cat(clips).clamp(-1, 1)
 
 
 def sample(
-    components: PocketComponents,
+    components: Components,
     pixels: Tensor,
     embeds: Tensor,
     num_inference_steps: int,
@@ -159,7 +181,7 @@ def sample(
     generator: torch.Generator,
 ) -> Tensor:
     """Pixels of one Euler run under the condition video `pixels`."""
-    condition = condition_latents(components.codec, pixels)
+    condition = condition_latents(pixels, components.codec)
     channels = components.codec.latent_channels
     latents = torch.randn(condition[:, :channels].shape, generator=generator)
     sigmas = sigma_schedule(num_inference_steps, shift)
@@ -170,7 +192,7 @@ def sample(
     return components.codec.decode(latents)
 
 
-def linear_outcome(components: PocketComponents, action: Action, seen: Tensor, pictures: Tensor) -> Tensor:
+def linear_outcome(components: Components, action: Action, seen: Tensor, pictures: Tensor) -> Tensor:
     """`pictures` after the best affine map of single codes, fitted on the pictures `seen`."""
     codec = components.codec
     before, after = codec.encode(seen[:, :, None]), codec.encode(perform(seen, action)[:, :, None])
@@ -192,6 +214,11 @@ def write_sheet(columns: list[Tensor], path: Path) -> None:
     pixels = torch.cat(strips, dim=1).permute(1, 2, 0).add(1).mul(127.5).round().clamp(0, 255)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.numpy().astype(np.uint8)).save(path)
+
+
+def _shuffled_rounds(count: int, rng: random.Random) -> list[Action]:
+    rounds = [rng.sample(ACTIONS, len(ACTIONS)) for _ in range(-(-count // len(ACTIONS)))]
+    return [action for moves in rounds for action in moves][:count]
 
 
 def _rows(latents: Tensor) -> Tensor:

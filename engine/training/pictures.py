@@ -137,15 +137,17 @@ def make_batch(
     num_pictures: int,
     prompts_per_picture: int,
     num_motion_frames: int,
+    earlier_moves: tuple[int, ...] = (0, 0, 0, 1, 1, 2),
 ) -> Batch:
     """`num_pictures` × `prompts_per_picture` clips of `size` (height, width).
 
-    A picture has been through zero to two moves before the clip begins, as in a later clip of a film.
+    A picture has been through some moves before the clip begins, as in a later clip of a film; how many is drawn from
+    `earlier_moves`.
     """
     clips, captions, actions, anchors = [], [], [], []
     for _ in range(num_pictures):
         first = source.draw(*size, rng)[None]
-        earlier = _aged(first, rng)
+        earlier = _aged(first, rng, earlier_moves)
         before = perform(earlier, rng.choice(ACTIONS)) if num_motion_frames > 1 else earlier
         chosen = rng.sample(ACTIONS, min(prompts_per_picture, len(ACTIONS)))
         for action in chosen:
@@ -171,8 +173,8 @@ def condition_pixels(batch: Batch, padding: str) -> Tensor:
 assert HOLD == 4  # five motion frames end exactly where a move begins
 
 
-def _aged(picture: Tensor, rng: random.Random) -> Tensor:
-    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+def _aged(picture: Tensor, rng: random.Random, earlier_moves: tuple[int, ...]) -> Tensor:
+    for _ in range(rng.choice(earlier_moves)):
         picture = perform(picture, rng.choice(ACTIONS))
     return picture
 

@@ -1,6 +1,7 @@
 """Puts a trained pocket model into the folder that is shipped, unless a better one is there already."""
 
 import json
+import shutil
 from pathlib import Path
 
 from engine.models.pocket import load_components, save_components
@@ -10,7 +11,7 @@ from engine.training.world import ACTIONS
 NUM_INFERENCE_STEPS = 4
 
 
-def publish(trained: Path, folder: Path, *, size: tuple[int, int] = SHIPPED_SIZE) -> tuple[Report, bool]:
+def publish_model(trained: Path, folder: Path, *, size: tuple[int, int] = SHIPPED_SIZE) -> tuple[Report, bool]:
     """Measure the model in `trained` at the shipped size and copy it to `folder` if it beats the one there.
 
     Returns the figures, and whether the model was copied. The vocabulary lists only actions that passed their gate.
@@ -23,6 +24,14 @@ def publish(trained: Path, folder: Path, *, size: tuple[int, int] = SHIPPED_SIZE
     text = json.dumps(vocabulary(measured), indent=2, ensure_ascii=False)
     (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
     return measured, True
+
+
+def publish_lora(trained: Path, path: Path) -> None:
+    """Copy a LoRA to where it is shipped; `bench drift` is what judges it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    shutil.copyfile(trained, temporary)
+    temporary.replace(path)
 
 
 def shipped_score(folder: Path) -> float:

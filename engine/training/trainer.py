@@ -1,386 +1,429 @@
-"""Training of the pocket model: one loop, driven by a YAML file, that yields what it did.
+"""One training loop for every variant, size and kind of data, driven by a recipe. It yields what it did.
 
-The transformer predicts clean latents; half of the noise levels are exactly 1, where only the prompt tells what to do.
-A run resumes exactly: weights, averaged weights, optimizer, random states and step are in one checkpoint.
+A LoRA is trained with recycled errors or, as a control, without; a new pocket model is trained whole. A run resumes
+exactly: weights, running average, optimizer, banks, random states, position in the data and step are in one checkpoint.
 """
 
-import copy
 import json
 import logging
-import random
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TextIO
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from engine.config import read_yaml, validated
-from engine.diffusion.flow import add_noise, shift_sigma
+from engine.backends.local import to_frames
+from engine.diffusion.flow import shift_sigma, to_latents, velocity_from_latents
 from engine.errors import TrainingError
-from engine.models import pocket, pocket_codec
-from engine.models.pocket import PocketComponents, PocketShape, PocketText
-from engine.training import world
-from engine.training.checkpoint import load_checkpoint, random_state, restore_random, save_checkpoint
-from engine.training.pictures import Batch, PictureSource, condition_pixels, make_batch
-from engine.training.gates import report, score
-from engine.training.publish import publish
+from engine.models.components import Components
+from engine.training import models, samples
+from engine.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from engine.training.gates import chain_psnr, held_out_photos, report, score
+from engine.training.material import Material, TrainingBatch, VideoMaterial, WorldMaterial
+from engine.training.pictures import PictureSource
+from engine.training.publish import publish_lora, publish_model
+from engine.training.recipe import TrainingConfig, read_recipe
+from engine.training.recycler import Recycler
+from engine.training.recycling import Injected, inject, timestep_weight
 
 log = logging.getLogger(__name__)
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Bucket(Settings):
-    """One kind of batch: `num_pictures` × `prompts_per_picture` clips of `size` (height, width)."""
-
-    size: tuple[int, int]
-    num_pictures: int = Field(ge=1)
-    prompts_per_picture: int = Field(ge=1)
-    weight: float = Field(1.0, gt=0)
-
-
-class Phase(Settings):
-    """A stretch of training with its batches; the learning rate goes in a straight line between its two values."""
-
-    steps: int = Field(ge=1)
-    learning_rate: tuple[float, float]
-    buckets: tuple[Bucket, ...] = Field(min_length=1)
-
-
-class CodecSettings(Settings):
-    num_spatial: int = Field(39, ge=1, le=192)
-    num_motion: int = Field(6, ge=1)
-    num_pictures: int = Field(800, ge=8)
-
-
-class TransformerSettings(Settings):
-    num_heads: int = Field(6, ge=6)
-    num_layers: int = Field(4, ge=1)
-    ffn_dim: int = Field(640, ge=1)
-    text_dim: int = Field(96, ge=8)
-    text_tokens: int = Field(20, ge=4)
-
-
-class LoraSettings(Settings):
-    """Train low-rank changes of a finished model instead of a new model."""
-
-    base: Path
-    rank: int = Field(32, ge=1)
-
-
-class TrainingConfig(Settings):
-    """Everything a run depends on. Paths are relative to the working directory."""
-
-    output: Path
-    publish_to: Path | None = None
-    seed: int = 0
-    num_scenes: int = Field(300, ge=1)
-    photo_share: float = Field(0.6, ge=0, le=1)
-    codec: CodecSettings = CodecSettings()
-    transformer: TransformerSettings = TransformerSettings()
-    lora: LoraSettings | None = None
-    phases: tuple[Phase, ...] = Field(min_length=1)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.998, ge=0, lt=1)
-    padding: Literal["zeros", "anchor"] = "zeros"
-    five_motion_frames: float = Field(0.5, ge=0, le=1)
-    pure_noise: float = Field(0.5, ge=0, le=1)
-    shift: float = Field(5.0, gt=0)
-    last_frame_weight: float = Field(2.0, gt=0)
-    evaluate_every: int = Field(250, ge=1)
-    evaluate_size: tuple[int, int] = (64, 96)
-    checkpoint_every_s: float = Field(120.0, gt=0)
-
-    @property
-    def num_steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
-
-    def phase_at(self, step: int) -> tuple[Phase, float]:
-        """The phase of `step` and the share of it that is done."""
-        for phase in self.phases:
-            if step < phase.steps:
-                return phase, step / phase.steps
-            step -= phase.steps
-        return self.phases[-1], 1.0
-
-    def learning_rate(self, step: int) -> float:
-        phase, done = self.phase_at(step)
-        start, end = phase.learning_rate
-        return (start + done * (end - start)) * min(1.0, (step + 1) / max(self.warmup_steps, 1))
+LORA_FILE = "lora.safetensors"
+BEST_LORA = "best.safetensors"
 
 
 @dataclass
 class TrainingState:
-    """What a step changes: the trained modules, their running average, the optimizer and the random states."""
+    """What a step changes: the trained modules, their running average, optimizer, data, banks and random states."""
 
-    components: PocketComponents
-    average: PocketComponents
+    components: Components
+    trained: dict[str, nn.Module]  # by name; wrapped by accelerate
+    average: Components  # the same object as components when there is no average
     optimizer: torch.optim.Optimizer
-    pictures: random.Random
+    material: Material
+    recycler: Recycler | None
     noise: torch.Generator
+    identity: dict[str, Any]
     step: int = 0
     best: float = float("-inf")
 
-    def modules(self) -> dict[str, nn.Module]:
-        return {"transformer": self.components.transformer, "text_encoder": self.components.encode_text.encoder}
-
-    def averaged_modules(self) -> dict[str, nn.Module]:
-        return {"transformer": self.average.transformer, "text_encoder": self.average.encode_text.encoder}
-
-
-def read_config(path: Path) -> TrainingConfig:
-    """The recipe in `path`; what is wrong with it is said in one sentence (`ConfigError`)."""
-    return validated(TrainingConfig, read_yaml(path), f"recipe {path.name}")
-
 
 def train(recipe: Path, *, until: int | None = None) -> Iterator[dict[str, Any]]:
-    """Run the training file `recipe`, or go on where it stopped, and yield a record per event.
+    """Run `recipe`, or go on where it stopped, and yield a record per event.
 
-    Kinds: "step", "gates", "best", "checkpoint", "published". Stops after `until` steps, after the last phase, on
-    SIGTERM, or when closed; every way leaves a checkpoint.
+    Kinds: "latents", "step", "gates", "best", "sample", "checkpoint", "published". Stops after `until` steps, after the
+    last phase, on SIGTERM, or when closed; every way leaves a checkpoint. A loss that is not a number raises
+    `TrainingError` and leaves the last good one.
     """
-    config = read_config(recipe)
-    checkpoint = config.output / "checkpoint.pt"
-    source = PictureSource(num_scenes=config.num_scenes, photo_share=config.photo_share, seed=config.seed)
-    state = start(config, source)
-    if checkpoint.exists():
-        restore(state, load_checkpoint(checkpoint))
+    config = read_recipe(recipe)
+    with _accelerator(config) as accelerator:
+        yield from _run(config, accelerator, until if until is not None else config.num_steps)
+
+
+def _run(config: TrainingConfig, accelerator: Accelerator, until: int) -> Iterator[dict[str, Any]]:
     config.output.mkdir(parents=True, exist_ok=True)
-    end = min(config.num_steps, until if until is not None else config.num_steps)
-    with _termination() as stopping, (config.output / "log.jsonl").open("a", encoding="utf-8") as journal:
-        saved_at, began, clips = time.monotonic(), time.monotonic(), 0
+    checkpoint = checkpoint_path(config.output, accelerator.process_index)
+    with _journal(config.output, accelerator.is_main_process) as journal:
+        state = yield from start(config, accelerator, journal)
+        if checkpoint.exists():
+            restore(state, load_checkpoint(checkpoint), accelerator)
+        yield from _steps(state, config, accelerator, journal, checkpoint, min(config.num_steps, until))
+        yield journal.write("checkpoint", step=state.step)
+        if config.publish_to and state.step == config.num_steps and accelerator.is_main_process:
+            yield journal.write("published", **_publish(config))
+
+
+def _steps(
+    state: TrainingState,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    journal: "Journal",
+    checkpoint: Path,
+    end: int,
+) -> Iterator[dict[str, Any]]:
+    saved_at = began = time.monotonic()
+    clips, healthy = 0, True
+    with _termination() as stopping:
         try:
             while state.step < end and not stopping.is_set():
-                figures = train_step(state, config, source)
+                figures = train_step(state, config, accelerator)
                 clips += figures.pop("clips")
-                if state.step % 20 == 0:
+                if state.step % config.log_every == 0 or state.step == end:
                     rate = clips / (time.monotonic() - began)
-                    yield _record(journal, "step", step=state.step, of=config.num_steps, clips_per_s=rate, **figures)
+                    yield journal.write("step", step=state.step, of=config.num_steps, clips_per_s=rate, **figures)
                     began, clips = time.monotonic(), 0
                 if state.step % config.evaluate_every == 0 or state.step == config.num_steps:
-                    yield from _evaluate(state, config, journal)
+                    yield from _evaluate(state, config, accelerator, journal)
                 if time.monotonic() - saved_at > config.checkpoint_every_s:
-                    save_checkpoint(checkpoint, snapshot(state))
+                    save_checkpoint(checkpoint, snapshot(state, accelerator))
                     saved_at = time.monotonic()
+        except TrainingError:
+            healthy = False
+            raise
         finally:
-            save_checkpoint(checkpoint, snapshot(state))
-        yield _record(journal, "checkpoint", step=state.step)
-        if config.publish_to and state.step == config.num_steps:
-            yield _record(journal, "published", **_publish(config))
+            if healthy:
+                save_checkpoint(checkpoint, snapshot(state, accelerator))
 
 
-def start(config: TrainingConfig, source: PictureSource) -> TrainingState:
-    """A fresh state: a new model at its analytic starting point, or a finished one with an untrained LoRA."""
+def start(
+    config: TrainingConfig, accelerator: Accelerator, journal: "Journal"
+) -> Iterator[dict[str, Any]]:  # returns a TrainingState
+    """A fresh state. Yields progress while videos are encoded."""
     torch.manual_seed(config.seed)
-    components = _with_lora(config.lora) if config.lora else _new_model(config, source)
-    transformer, text = components.transformer.train(), components.encode_text
-    average = PocketComponents(
-        copy.deepcopy(transformer).eval().requires_grad_(False),
-        components.codec,
-        PocketText(text.tokenizer, copy.deepcopy(text.encoder).eval().requires_grad_(False), text.num_tokens),
-    )
-    if not config.lora:
-        pocket.hold_constant(transformer, components.codec)
+    seed = config.seed + 1000 * accelerator.process_index  # every rank draws its own data and noise
+    source = None
+    if config.world:
+        source = PictureSource(
+            num_scenes=config.world.num_scenes, photo_share=config.world.photo_share, seed=config.seed
+        )
+    loaded = models.load(config, source, accelerator.device)
+    if config.videos:
+        cache = yield from models.encode_videos(config, loaded, accelerator, journal.write)
+        ranks = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
+        material: Material = VideoMaterial(config, cache, seed=config.seed, **ranks)
+    else:
+        material = WorldMaterial(config, loaded.components.codec, source, seed)
+    average = models.averaged(loaded) if config.ema else loaded.components
     optimizer = torch.optim.AdamW(
-        [p for p in (*transformer.parameters(), *text.encoder.parameters()) if p.requires_grad],
+        [p for module in loaded.trained.values() for p in module.parameters() if p.requires_grad],
         lr=config.learning_rate(0),
-        betas=(0.9, 0.98),
+        betas=config.betas,
         weight_decay=config.weight_decay,
     )
-    noise = torch.Generator().manual_seed(config.seed)
-    return TrainingState(components, average, optimizer, random.Random(config.seed), noise)
-
-
-def _new_model(config: TrainingConfig, source: PictureSource) -> PocketComponents:
-    shape = PocketShape(**config.transformer.model_dump())
-    codec = fit_codec(source, random.Random(config.seed), config.codec)
-    text = pocket.build_text(known_words(), shape)
-    return PocketComponents(pocket.build_transformer(codec, shape), codec, text)
-
-
-def _with_lora(settings: LoraSettings) -> PocketComponents:
-    components = pocket.load_components(settings.base)
-    components.transformer.requires_grad_(False)
-    components.encode_text.encoder.requires_grad_(False)
-    pocket.add_lora(components.transformer, settings.rank)
-    return components
-
-
-def train_step(
-    state: TrainingState, config: TrainingConfig, source: PictureSource, alter: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, float]:
-    """One update. `alter`, if given, maps condition latents (B, 4 + C, f, h, w): the place for injected errors."""
-    batch = draw_batch(config, source, state)
-    with torch.no_grad():
-        latents = state.components.codec.encode(batch.clips)
-        condition = pocket.condition_latents(state.components.codec, condition_pixels(batch, config.padding))
-    if alter:
-        condition = alter(condition)
-    sigma = draw_sigma(len(latents), config, state.noise)
-    noise = torch.randn(latents.shape, generator=state.noise)
-    noisy = add_noise(latents, noise, sigma)
-    embeds = state.components.encode_text(batch.captions)
-    seen = torch.cat([noisy, condition], dim=1)
-    predicted = state.components.transformer(seen, 1000 * sigma.flatten(), embeds, return_dict=False)[0]
-    weights = loss_weights(state.components.codec, latents.shape[2], config.last_frame_weight)
-    loss = (weights * (predicted - latents).square()).sum(1).mean()
-    rate = config.learning_rate(state.step)
-    norm = _update(state, loss, rate, config)
-    return {"loss": loss.item(), "gradient_norm": norm, "learning_rate": rate, "clips": len(latents)}
-
-
-def draw_batch(config: TrainingConfig, source: PictureSource, state: TrainingState) -> Batch:
-    phase, _ = config.phase_at(state.step)
-    bucket = state.pictures.choices(phase.buckets, [bucket.weight for bucket in phase.buckets])[0]
-    return make_batch(
-        source,
-        state.pictures,
-        size=bucket.size,
-        num_pictures=bucket.num_pictures,
-        prompts_per_picture=bucket.prompts_per_picture,
-        num_motion_frames=5 if state.pictures.random() < config.five_motion_frames else 1,
+    names = list(loaded.trained)
+    *modules, optimizer = accelerator.prepare(*loaded.trained.values(), optimizer)
+    return TrainingState(
+        loaded.components,
+        dict(zip(names, modules, strict=True)),
+        average,
+        optimizer,
+        material,
+        _recycler(config, accelerator, loaded.components, seed),
+        torch.Generator().manual_seed(seed),
+        loaded.identity,
     )
+
+
+def train_step(state: TrainingState, config: TrainingConfig, accelerator: Accelerator) -> dict[str, float]:
+    """One update. Its figures: loss, gradient_norm, learning_rate, fill of the banks, clips."""
+    rate, norm, losses, clips = config.learning_rate(state.step), 0.0, [], 0
+    modules = list(state.trained.values())
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    for _ in range(config.gradient_accumulation):
+        with accelerator.accumulate(*modules):
+            batch = _on_device(state.material.draw(state.step), accelerator.device)
+            loss = _loss(state, config, accelerator, batch)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
+                norm = float(accelerator.clip_grad_norm_(trainable, config.gradient_clip) or 0.0)
+                _check_finite(loss, norm, state.step)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        clips += len(batch.latents)
+    state.step += 1
+    if config.ema:
+        _average(state, config, accelerator)
+    figures = {"loss": sum(losses) / len(losses), "gradient_norm": norm, "learning_rate": rate, "clips": clips}
+    return figures | ({"bank_fill": state.recycler.fill} if state.recycler else {})
+
+
+def _loss(state: TrainingState, config: TrainingConfig, accelerator: Accelerator, batch: TrainingBatch) -> Tensor:
+    """The objective of Eq. 6 on one batch; the errors of the prediction go to the banks."""
+    components, latents = state.components, batch.latents
+    sigma = draw_sigma(len(latents), config, state.noise).to(latents)
+    noise = torch.randn(latents.shape, generator=state.noise).to(latents)
+    if state.recycler:
+        injected, flags = state.recycler.inject(latents, noise, batch.condition, sigma)
+    else:
+        injected, flags = inject(latents, noise, batch.condition, sigma), None
+    predicted = _predict(state, injected, sigma, batch)
+    velocity = predicted
+    if components.prediction == "sample":
+        velocity = velocity_from_latents(injected.noisy_latents, predicted, sigma)
+        target = to_latents(injected.noisy_latents, injected.velocity, sigma)
+        weights = models.latent_weights(components.codec, latents.shape[2], config.last_frame_weight).to(latents)
+        loss = (weights * (predicted - target).square()).sum(1).mean()
+    else:
+        error = (predicted - injected.velocity).square().flatten(1).mean(1)
+        loss = (timestep_weight(sigma.flatten(), config.shift) * error).mean()
+    if state.recycler:
+        with torch.no_grad():
+            errors = state.recycler.errors_of(injected, velocity.detach(), sigma, latents)
+            if torch.isfinite(loss):
+                state.recycler.keep(errors, sigma, flags, state.step, accelerator.gather)
+    return loss
+
+
+def _predict(state: TrainingState, injected: Injected, sigma: Tensor, batch: TrainingBatch) -> Tensor:
+    """What the transformer returns, float32."""
+    embeds = batch.prompt_embeds
+    if embeds is None:
+        with torch.set_grad_enabled("text_encoder" in state.trained):
+            embeds = state.components.encode_text(batch.captions, 0)
+    seen = torch.cat([injected.noisy_latents, injected.condition], dim=1)
+    dtype = state.components.dtype
+    extra = {} if batch.image_embeds is None else {"encoder_hidden_states_image": batch.image_embeds.to(dtype)}
+    return state.trained["transformer"](
+        seen.to(dtype), 1000 * sigma.flatten(), embeds.to(dtype), return_dict=False, **extra
+    )[0].float()
 
 
 def draw_sigma(count: int, config: TrainingConfig, generator: torch.Generator) -> Tensor:
-    """Noise levels (count, 1, 1, 1, 1): exactly 1 with probability `pure_noise`, else shifted towards 1."""
-    sigma = shift_sigma(torch.rand(count, generator=generator), config.shift)
+    """Noise levels (count, 1, 1, 1, 1) of training timesteps, shifted towards 1; exactly 1 with `pure_noise`."""
+    timestep = torch.randint(1000, (count,), generator=generator)
+    sigma = shift_sigma(1 - timestep / 1000, config.shift)
     pure = torch.rand(count, generator=generator) < config.pure_noise
     return torch.where(pure, torch.ones(count), sigma).view(-1, 1, 1, 1, 1)
 
 
-def loss_weights(codec: pocket_codec.PocketCodec, num_latent_frames: int, last_frame_weight: float) -> Tensor:
-    """Weights (1, C, f, 1, 1) that turn squared latent errors into squared pixel errors, plus a small floor.
-
-    A motion coefficient is spread over four frames, a spatial one is repeated in each of them. Channels sum to 1.
-    """
-    variance = codec.std.square()
-    variance = torch.cat([variance[: codec.num_spatial], variance[codec.num_spatial :] / pocket_codec.GROUP])
-    channels = variance / variance.sum() + 0.1 / len(variance)
-    channels = torch.cat([channels, channels.new_full((pocket_codec.COORDINATES,), 1e-3)])
-    frames = torch.ones(num_latent_frames)
-    frames[-1] = last_frame_weight
-    return (channels / channels.sum()).view(1, -1, 1, 1, 1) * (frames / frames.mean()).view(1, 1, -1, 1, 1)
-
-
-def fit_codec(source: PictureSource, rng: random.Random, settings: CodecSettings) -> pocket_codec.PocketCodec:
-    """Fit the codec to crops of the training pictures, half of them after a move, and to groups of moving frames."""
-    plain = torch.stack([source.draw(64, 64, rng) for _ in range(settings.num_pictures)])
-    moved = torch.cat([world.perform(picture[None], rng.choice(world.ACTIONS)) for picture in plain])
-    changes = []
-    for picture, after in zip(plain[::3, None], moved[::3, None], strict=True):
-        groups = world.transition(picture, after)[:, :, 1:].unflatten(2, (-1, pocket_codec.GROUP))
-        group = groups[:, :, rng.randrange(1, groups.shape[2])]
-        changes.append(group - group.mean(2, keepdim=True))
-    return pocket_codec.fit(
-        torch.cat([plain, moved]), torch.cat(changes), num_spatial=settings.num_spatial, num_motion=settings.num_motion
-    )
-
-
-def known_words() -> list[str]:
-    """Every word that a training caption can contain, lower case."""
-    texts = [phrase for action in world.ACTIONS for phrase in (*action.phrases, *action.keywords)]
-    texts += [*world.SUBJECTS, *world.OPENINGS, *world.ENDINGS]
-    return sorted({word for text in texts for word in world.words_of(text.replace("{subject}", ""))})
-
-
-def snapshot(state: TrainingState) -> dict[str, Any]:
-    """Everything a resumed run needs, as tensors and plain values."""
-    return {
+def snapshot(state: TrainingState, accelerator: Accelerator) -> dict[str, Any]:
+    """Everything a resumed run needs, as tensors and plain values. Frozen weights are not repeated."""
+    saved = {
+        "identity": state.identity,
         "step": state.step,
         "best": state.best,
-        "modules": {name: module.state_dict() for name, module in state.modules().items()},
-        "average": {name: module.state_dict() for name, module in state.averaged_modules().items()},
-        "codec": state.components.codec.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "pictures": random_state(state.pictures),
+        "material": state.material.state_dict(),
         "noise": state.noise.get_state(),
+        "recycler": state.recycler.state_dict() if state.recycler else None,
+        "average": models.trainable(models.modules_of(state.average, state.trained))
+        if state.average is not state.components
+        else {},
+        "codec": state.components.codec.state_dict() if isinstance(state.components.codec, nn.Module) else {},
     }
+    if sharded(accelerator):
+        accelerator.save_state(str(checkpoint_path(Path(accelerator.project_dir)).with_suffix("")))
+        return saved
+    unwrapped = {name: accelerator.unwrap_model(module) for name, module in state.trained.items()}
+    return saved | {"modules": models.trainable(unwrapped), "optimizer": state.optimizer.state_dict()}
 
 
-def restore(state: TrainingState, saved: dict[str, Any]) -> None:
-    """Continue from `saved`, a `snapshot`."""
+def restore(state: TrainingState, saved: dict[str, Any], accelerator: Accelerator) -> None:
+    """Continue from `saved`, a `snapshot`. One of another variant, rank or model raises `TrainingError`."""
+    for name, mine in state.identity.items():
+        if saved["identity"].get(name) != mine:
+            raise TrainingError(
+                f"The checkpoint was made with {name} {saved['identity'].get(name)}; the recipe says {mine}.",
+                "Use another output folder, or the settings it was made with.",
+            )
     try:
-        for name, module in state.modules().items():
-            module.load_state_dict(saved["modules"][name])
-        for name, module in state.averaged_modules().items():
-            module.load_state_dict(saved["average"][name])
-        state.components.codec.load_state_dict(saved["codec"])
-    except (RuntimeError, KeyError) as err:
+        if sharded(accelerator):
+            accelerator.load_state(str(checkpoint_path(Path(accelerator.project_dir)).with_suffix("")))
+        else:
+            unwrapped = {name: accelerator.unwrap_model(module) for name, module in state.trained.items()}
+            models.load_trainable(unwrapped, saved["modules"])
+            state.optimizer.load_state_dict(saved["optimizer"])
+        if saved["average"]:
+            models.load_trainable(models.modules_of(state.average, state.trained), saved["average"])
+        if saved["codec"]:
+            state.components.codec.load_state_dict(saved["codec"])
+    except (RuntimeError, KeyError, ValueError) as err:
         raise TrainingError(
             "The checkpoint belongs to a model of another shape.",
             "Use another output folder, or the settings it was made with.",
         ) from err
-    state.optimizer.load_state_dict(saved["optimizer"])
-    restore_random(state.pictures, saved["pictures"])
+    state.material.load_state_dict(saved["material"])
     state.noise.set_state(saved["noise"])
+    if state.recycler:
+        state.recycler.load_state_dict(saved["recycler"])
     state.step, state.best = saved["step"], saved["best"]
 
 
-def _update(state: TrainingState, loss: Tensor, rate: float, config: TrainingConfig) -> float:
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip).item()
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    keep = min(config.ema, state.step / (state.step + 10))
-    with torch.no_grad():
-        for name, module in state.averaged_modules().items():
-            for average, parameter in zip(module.parameters(), state.modules()[name].parameters(), strict=True):
-                average.lerp_(parameter, 1 - keep)
-    return norm
+def sharded(accelerator: Accelerator) -> bool:
+    """Whether weights or optimizer are spread over ranks, so that accelerate has to save them."""
+    return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
-def _evaluate(state: TrainingState, config: TrainingConfig, journal) -> Iterator[dict[str, Any]]:
-    measured = report(
-        state.average,
-        size=config.evaluate_size,
-        num_toys=0,
-        linear=False,
-        padding=config.padding,
-        later=bool(config.lora),
+def _recycler(config: TrainingConfig, accelerator: Accelerator, components: Components, seed: int) -> Recycler | None:
+    if config.recycling is None:
+        return None
+    as_condition = getattr(components.codec, "as_condition", None)
+    return Recycler(
+        config.recycling,
+        shift=config.shift,
+        seed=seed + 1,
+        folder=config.output / f"banks-{accelerator.process_index}",
+        num_ranks=accelerator.num_processes,
+        **({"as_condition": as_condition} if as_condition else {}),
     )
-    figures = {name: round(at.generated, 2) for name, at in measured.photos.items()}
-    yield _record(journal, "gates", step=state.step, score=score(measured), passed=measured.passed, figures=figures)
-    if score(measured) > state.best:
-        state.best = score(measured)
-        if config.lora:
-            pocket.save_lora(state.average.transformer, config.output / "best.safetensors")
+
+
+def _on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    moved = {
+        name: value.to(device)
+        for name in ("latents", "condition", "prompt_embeds", "image_embeds")
+        if (value := getattr(batch, name)) is not None
+    }
+    return replace(batch, **moved)
+
+
+def _check_finite(loss: Tensor, norm: float, step: int) -> None:
+    if not (torch.isfinite(loss) and norm == norm and abs(norm) != float("inf")):
+        raise TrainingError(
+            f"The loss is not a number at step {step + 1}.",
+            "The last good checkpoint is kept. Lower the learning rate, then start again to go on from there.",
+        )
+
+
+@torch.no_grad()
+def _average(state: TrainingState, config: TrainingConfig, accelerator: Accelerator) -> None:
+    keep = min(config.ema, state.step / (state.step + 10))
+    averages = models.modules_of(state.average, state.trained)
+    for name, module in state.trained.items():
+        pairs = zip(averages[name].parameters(), accelerator.unwrap_model(module).parameters(), strict=True)
+        for average, parameter in pairs:
+            if parameter.requires_grad:
+                average.lerp_(parameter, 1 - keep)
+
+
+def _evaluate(
+    state: TrainingState, config: TrainingConfig, accelerator: Accelerator, journal: "Journal"
+) -> Iterator[dict[str, Any]]:
+    if not accelerator.is_main_process:
+        return
+    with models.evaluating(state.average.transformer):
+        if config.new_model:
+            measured = report(state.average, size=config.evaluate_size, num_toys=0, linear=False)
+            figures = {name: round(at.generated, 2) for name, at in measured.photos.items()}
+            reached, extra = score(measured), {"passed": measured.passed, "figures": figures}
+        elif config.world:
+            values = chain_psnr(state.average, config.row, size=config.evaluate_size, num_clips=config.evaluate_clips)
+            reached, extra = sum(values) / len(values), {"figures": [round(value, 2) for value in values]}
         else:
-            pocket.save_components(state.average, config.output / "best")
-        yield _record(journal, "best", step=state.step)
+            reached, extra = float(state.step), {}  # without a truth the last weights count as the best
+        if config.samples and (state.step % config.samples.every == 0 or state.step == config.num_steps):
+            yield journal.write("sample", step=state.step, file=str(_sample(state, config)))
+    if extra:
+        yield journal.write("gates", step=state.step, score=reached, **extra)
+    if config.lora:
+        models.save_lora(state.average.transformer, config.output / LORA_FILE, config)
+    if reached > state.best:
+        state.best = reached
+        if config.lora:
+            models.save_lora(state.average.transformer, config.output / BEST_LORA, config)
+        else:
+            models.save_model(state.average, config.output / "best")
+        yield journal.write("best", step=state.step)
+
+
+def _sample(state: TrainingState, config: TrainingConfig) -> Path:
+    """A film with the weights of this step, longer at the end, as a contact sheet."""
+    last = state.step == config.num_steps
+    num_clips = max(config.samples.clips, config.samples.long_clips if last else 0)
+    latents, prompts = state.material.story(num_clips)
+    if latents is None:
+        anchor = to_frames(held_out_photos(config.evaluate_size)[:1, :, None], "round")[0]
+    else:
+        anchor = samples.first_frame(state.components, latents)
+    clips = samples.make_film(state.average, config, anchor, prompts)
+    return samples.write_sheet(anchor, clips, config.output / "samples" / f"step-{state.step:06d}.png")
 
 
 def _publish(config: TrainingConfig) -> dict[str, Any]:
     if config.lora:
-        config.publish_to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(config.output / "best.safetensors", config.publish_to)
+        publish_lora(config.output / BEST_LORA, config.publish_to)
         return {"replaced": True}
-    measured, replaced = publish(config.output / "best", config.publish_to)
+    measured, replaced = publish_model(config.output / "best", config.publish_to)
     return {"replaced": replaced, "passed": measured.passed, "score": score(measured)}
 
 
-def _record(journal, kind: str, **values: Any) -> dict[str, Any]:
-    rounded = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in values.items()}
-    entry = {"kind": kind, **rounded}
-    journal.write(json.dumps(entry) + "\n")
-    journal.flush()
-    return entry
+class Journal:
+    """Records of a run: a JSON line each in log.jsonl, and their numbers as TensorBoard events."""
+
+    def __init__(self, lines: TextIO | None, board: Any) -> None:
+        self.lines, self.board = lines, board
+
+    def write(self, kind: str, **values: Any) -> dict[str, Any]:
+        rounded = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in values.items()}
+        entry = {"kind": kind, **rounded}
+        if self.lines is None:
+            return entry
+        self.lines.write(json.dumps(entry) + "\n")
+        self.lines.flush()
+        for key, value in values.items():
+            if isinstance(value, float) and "step" in values:
+                self.board.add_scalar(f"{kind}/{key}", value, values["step"])
+        return entry
+
+
+@contextmanager
+def _journal(output: Path, is_main: bool) -> Iterator[Journal]:
+    """Only the main process writes."""
+    if not is_main:
+        yield Journal(None, None)
+        return
+    from tensorboardX import SummaryWriter
+
+    with (output / "log.jsonl").open("a", encoding="utf-8") as lines, SummaryWriter(str(output / "board")) as board:
+        yield Journal(lines, board)
+
+
+@contextmanager
+def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
+    """An Accelerator for this run. Its state is one per process: it is dropped at the end, so that another run in the
+    same process may choose another precision."""
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        project_dir=str(config.output),
+        cpu=not torch.cuda.is_available(),
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.free_memory()
+        if accelerator.distributed_type == DistributedType.NO:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager
@@ -394,4 +437,5 @@ def _termination() -> Iterator[threading.Event]:
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGTERM, before)
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)

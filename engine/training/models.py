@@ -1,0 +1,241 @@
+"""The models of a training run: loaded with what is trained marked, averaged, saved and put back."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from engine.config import Preset, load_preset
+from engine.errors import TrainingError
+from engine.models import components as families
+from engine.models import pocket, pocket_codec
+from engine.models.components import Components
+from engine.models.lora import MODULES_PER_BLOCK, load_into_adapter
+from engine.training import world
+from engine.training.dataset import scan
+from engine.training.latent_cache import LatentCache, prepare
+from engine.training.pictures import PictureSource
+from engine.training.recipe import CodecSettings, LoraSettings, TrainingConfig
+
+Record = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and the modules of it that are trained; `identity` tells its checkpoints from those of another."""
+
+    components: Components
+    trained: dict[str, nn.Module]
+    identity: dict[str, Any]
+
+
+def load(config: TrainingConfig, source: PictureSource | None, device: torch.device) -> Loaded:
+    """A new pocket model at its analytic starting point, or a finished model with an untrained LoRA."""
+    if config.lora is None:
+        return _new_model(config, source, device)
+    preset = load_preset(config.lora.preset)
+    components = families.load(preset.model_copy(update={"device": device.type}))
+    components.transformer.requires_grad_(False)
+    add_lora(components.transformer, config.lora)
+    if config.gradient_checkpointing:
+        components.transformer.enable_gradient_checkpointing()
+    components.transformer.train()
+    identity = {
+        "variant": config.variant,
+        "rank": config.lora.rank,
+        "alpha": alpha_of(config.lora),
+        "model": model_name(preset, components),
+        "recycling": config.recycling is not None,
+    }
+    return Loaded(components, {"transformer": components.transformer}, identity)
+
+
+def _new_model(config: TrainingConfig, source: PictureSource, device: torch.device) -> Loaded:
+    shape = pocket.PocketShape(**config.new_model.transformer.model_dump())
+    codec = fit_codec(source, Random(config.seed), config.new_model.codec).to(device)
+    text = pocket.build_text(known_words(), shape)
+    text.encoder.to(device)
+    transformer = pocket.build_transformer(codec, shape).train().to(device)
+    pocket.hold_constant(transformer, codec)
+    components = Components(transformer, codec, text, None, "sample", device, torch.float32)
+    identity = {"variant": config.variant, "model": f"new pocket {shape}"}
+    return Loaded(components, {"transformer": transformer, "text_encoder": text.encoder}, identity)
+
+
+def add_lora(transformer: nn.Module, settings: LoraSettings) -> None:
+    """Add a LoRA to the ten layers a block that an SVI LoRA adapts; only it needs gradients then."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=settings.rank, lora_alpha=alpha_of(settings), target_modules=list(MODULES_PER_BLOCK))
+    transformer.add_adapter(config)
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # the low-rank factors stay in float32, whatever the base is in
+    if settings.start:
+        load_into_adapter(transformer, settings.start, rank=settings.rank)
+
+
+def alpha_of(settings: LoraSettings) -> float:
+    return settings.alpha if settings.alpha is not None else float(settings.rank)
+
+
+def model_name(preset: Preset, components: Components) -> str:
+    """What tells one base model from another in a checkpoint: its family, size and the sum of its first weights."""
+    config = components.transformer.config
+    first = components.transformer.patch_embedding.weight.double().abs().sum().item()
+    return f"{preset.family} {config.num_layers}×{config.num_attention_heads * config.attention_head_dim} {first:.6g}"
+
+
+def averaged(loaded: Loaded) -> Components:
+    """Copies of the trained modules for a running average, in components that share everything else."""
+    components = loaded.components
+    transformer = _frozen(components.transformer)
+    if "text_encoder" not in loaded.trained:
+        return replace(components, transformer=transformer)
+    text = components.encode_text
+    text = pocket.PocketText(text.tokenizer, _frozen(text.encoder), text.num_tokens)
+    return replace(components, transformer=transformer, encode_text=text)
+
+
+def modules_of(components: Components, names: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules of `components` under the names of the trained ones."""
+    found = {"transformer": components.transformer}
+    if "text_encoder" in names:
+        found["text_encoder"] = components.encode_text.encoder
+    return found
+
+
+def trainable(modules: dict[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """The values that training changes, by module: the factors of a LoRA, or all weights of a new model."""
+    return {
+        name: {key: value for key, value in module.state_dict().items() if _is_trained(module, key)}
+        for name, module in modules.items()
+    }
+
+
+def load_trainable(modules: dict[str, nn.Module], saved: dict[str, dict[str, Tensor]]) -> None:
+    """Put back what `trainable` gave. Other names or shapes raise RuntimeError or KeyError."""
+    for name, module in modules.items():
+        wanted = {key for key in module.state_dict() if _is_trained(module, key)}
+        if wanted != saved[name].keys():
+            raise KeyError(f"{name} has other weights")
+        module.load_state_dict(saved[name], strict=False)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode and without gradients, then as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+def save_lora(transformer: nn.Module, path: Path, config: TrainingConfig) -> None:
+    """Write the LoRA in diffusers layout, float16, with alpha / rank worked into B, so that readers need no alpha."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    scale = alpha_of(config.lora) / config.lora.rank
+    weights = {
+        f"transformer.{key}": ((scale * value) if ".lora_B." in key else value).half().cpu().contiguous()
+        for key, value in get_peft_model_state_dict(transformer).items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    metadata = {"variant": config.variant, "rank": str(config.lora.rank), "preset": Path(config.lora.preset).stem}
+    save_file(weights, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def save_model(components: Components, folder: Path) -> None:
+    """Write a new pocket model in diffusers and transformers layout."""
+    pocket.save_components(components, folder)
+
+
+def encode_videos(
+    config: TrainingConfig, loaded: Loaded, accelerator: Accelerator, record: Record
+) -> Iterator[dict[str, Any]]:  # returns a LatentCache
+    """Encode the windows of the recipe's videos once; yields progress. One process encodes, the others wait."""
+    settings = config.videos
+    folder = settings.cache or config.output / "latents"
+    preset = load_preset(config.lora.preset)
+    if accelerator.is_main_process:
+        dataset = scan(settings.folder)
+        steps = prepare(
+            dataset,
+            loaded.components,
+            folder=folder,
+            variant=config.row,
+            size=settings.size,
+            num_frames=settings.num_frames,
+            fps=settings.fps,
+            windows_per_video=settings.windows_per_video,
+            anchor=settings.anchor,
+            anchors_per_window=settings.anchors_per_window,
+            seed=config.seed,
+            max_sequence_length=preset.max_sequence_length,
+            identity=loaded.identity["model"],
+            dtype=loaded.components.dtype,
+        )
+        for step in steps:
+            yield record(**step)
+    accelerator.wait_for_everyone()
+    cache = LatentCache(folder)
+    if len(cache) == 0:
+        raise TrainingError("None of the videos could be encoded.", "See the list of skipped files.")
+    return cache
+
+
+def latent_weights(codec: pocket_codec.PocketCodec, num_latent_frames: int, last_frame_weight: float) -> Tensor:
+    """Weights (1, C, f, 1, 1) that turn squared latent errors into squared pixel errors, plus a small floor.
+
+    A motion coefficient is spread over four frames, a spatial one is repeated in each of them. Channels sum to 1.
+    """
+    variance = codec.std.square()
+    variance = torch.cat([variance[: codec.num_spatial], variance[codec.num_spatial :] / pocket_codec.GROUP])
+    channels = variance / variance.sum() + 0.1 / len(variance)
+    channels = torch.cat([channels, channels.new_full((pocket_codec.COORDINATES,), 1e-3)])
+    frames = torch.ones(num_latent_frames, device=channels.device)
+    frames[-1] = last_frame_weight
+    return (channels / channels.sum()).view(1, -1, 1, 1, 1) * (frames / frames.mean()).view(1, 1, -1, 1, 1)
+
+
+def fit_codec(source: PictureSource, rng: Random, settings: CodecSettings) -> pocket_codec.PocketCodec:
+    """Fit the codec to crops of the training pictures, half of them after a move, and to groups of moving frames."""
+    plain = torch.stack([source.draw(64, 64, rng) for _ in range(settings.num_pictures)])
+    moved = torch.cat([world.perform(picture[None], rng.choice(world.ACTIONS)) for picture in plain])
+    changes = []
+    for picture, after in zip(plain[::3, None], moved[::3, None], strict=True):
+        groups = world.transition(picture, after)[:, :, 1:].unflatten(2, (-1, pocket_codec.GROUP))
+        group = groups[:, :, rng.randrange(1, groups.shape[2])]
+        changes.append(group - group.mean(2, keepdim=True))
+    return pocket_codec.fit(
+        torch.cat([plain, moved]), torch.cat(changes), num_spatial=settings.num_spatial, num_motion=settings.num_motion
+    )
+
+
+def known_words() -> list[str]:
+    """Every word that a training caption can contain, lower case."""
+    texts = [phrase for action in world.ACTIONS for phrase in (*action.phrases, *action.keywords)]
+    texts += [*world.SUBJECTS, *world.OPENINGS, *world.ENDINGS]
+    return sorted({word for text in texts for word in world.words_of(text.replace("{subject}", ""))})
+
+
+def _is_trained(module: nn.Module, key: str) -> bool:
+    adapted = any("lora_" in name for name, _ in module.named_parameters())
+    return not adapted or "lora_" in key
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).eval().requires_grad_(False)

@@ -1,0 +1,169 @@
+"""The recycling loop around the pure functions: draws errors from two banks, injects them, keeps the new ones."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from engine.diffusion.flow import sigma_schedule
+from engine.training.error_bank import BankSettings, ErrorBank, check_budget
+from engine.training.recipe import BankRecipe, Recycling
+from engine.training.recycling import (
+    Errors,
+    Flags,
+    Injected,
+    draw_flags,
+    inject,
+    modulate,
+    residual_errors,
+    window,
+)
+
+Gather = Callable[[Tensor], Tensor]  # the tensors of all ranks, one after another along dimension 0
+RAM_SHARE = 0.5  # of what is free, for the banks of all ranks of this machine
+
+
+@dataclass(frozen=True)
+class BankPair:
+    """The paper's B_vid and B_noi for latents of one shape."""
+
+    latent_errors: ErrorBank
+    noise_errors: ErrorBank
+
+
+class Recycler:
+    """Error recycling for one rank. Banks are made when latents of a new shape are first seen.
+
+    as_condition: what of latent errors (B, C, k, h, w) survives the hand-off between clips, for codecs that store less
+    about a first frame than about later ones.
+    """
+
+    def __init__(
+        self,
+        settings: Recycling,
+        *,
+        shift: float,
+        seed: int,
+        folder: Path | None = None,
+        num_ranks: int = 1,
+        as_condition: Callable[[Tensor], Tensor] = lambda errors: errors,
+    ) -> None:
+        self.settings, self.as_condition = settings, as_condition
+        self.folder, self.num_ranks = folder, num_ranks
+        self.grid = torch.tensor(sigma_schedule(settings.bank.num_grids, shift)[:-1], dtype=torch.float64)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.banks: dict[tuple[int, ...], BankPair] = {}
+
+    def inject(self, latents: Tensor, noise: Tensor, condition: Tensor, sigma: Tensor) -> tuple[Injected, Flags]:
+        """The example with the errors that the dice ask for, and which they were (Eq. 3 and 5)."""
+        flags = draw_flags(len(latents), self.settings.chances, self.generator)
+        banks, levels = self._banks(latents), sigma.flatten()
+        drawn = {
+            "latent_errors": (banks.latent_errors.draw(levels, self.generator), flags.latents),
+            "noise_errors": (banks.noise_errors.draw(levels, self.generator), flags.noise),
+            "image_errors": (self._image_errors(banks.latent_errors, levels), flags.image),
+        }
+        errors = {
+            name: modulate(drawn_errors, self.settings.modulate, self.generator).to(latents)
+            * chosen.view(-1, 1, 1, 1, 1).to(latents)
+            for name, (drawn_errors, chosen) in drawn.items()
+        }
+        return inject(latents, noise, condition, sigma, **errors), flags
+
+    def errors_of(self, injected: Injected, predicted: Tensor, sigma: Tensor, latents: Tensor) -> Errors:
+        """What the prediction got wrong (Eq. 4), against the reference that the recipe names."""
+        clean = latents if self.settings.reference == "clean" else None
+        return residual_errors(injected.noisy_latents, predicted, injected.velocity, sigma, clean_latents=clean)
+
+    def keep(self, errors: Errors, sigma: Tensor, flags: Flags, step: int, gather: Gather) -> None:
+        """Store the errors of this rank; during the warm-up, those of every rank. Clean steps are kept seldom."""
+        lucky = torch.rand(len(flags.clean), generator=self.generator) < self.settings.clean_update
+        kept = (~flags.clean | lucky).to(sigma.device)
+        parts = (errors.latents, errors.noise, sigma.flatten(), kept)
+        if step < self.settings.warmup_steps:
+            parts = tuple(gather(part) for part in parts)
+        latent_errors, noise_errors, levels, kept = parts
+        banks = self._banks(errors.latents)
+        banks.latent_errors.add(latent_errors[kept], levels[kept], self.generator)
+        banks.noise_errors.add(noise_errors[kept], levels[kept], self.generator)
+
+    @property
+    def fill(self) -> float:
+        """Share of the places of the latent banks that are taken."""
+        banks = [pair.latent_errors for pair in self.banks.values()]
+        return sum(bank.fill for bank in banks) / len(banks) if banks else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator.get_state(),
+            "banks": [[p.latent_errors.state_dict(), p.noise_errors.state_dict()] for p in self.banks.values()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        for latent_errors, noise_errors in state["banks"]:
+            pair = self._pair(tuple(latent_errors["shape"]))
+            pair.latent_errors.load_state_dict(latent_errors)
+            pair.noise_errors.load_state_dict(noise_errors)
+
+    def _image_errors(self, bank: ErrorBank, levels: Tensor) -> Tensor:
+        """Errors (B, C, k, h, w) for the first k latent frames of the condition (Eq. 5, Unif_T)."""
+        total = self._image_draw(bank, levels)
+        counts = torch.randint(1, self.settings.image_draws + 1, (len(levels),), generator=self.generator)
+        for drawn in range(1, self.settings.image_draws):
+            more = (counts > drawn).view(-1, 1, 1, 1, 1)
+            total = total + self._image_draw(bank, levels) * more
+        return self.as_condition(total)
+
+    def _image_draw(self, bank: ErrorBank, levels: Tensor) -> Tensor:
+        match self.settings.image_from:
+            case "all":
+                errors = bank.draw_any(len(levels), self.generator)
+            case "nearest":
+                errors = bank.draw(levels, self.generator)
+            case "noise":
+                errors = bank.draw(torch.ones(len(levels)), self.generator)
+        length = min(self.settings.image_frames, errors.shape[2])
+        last = errors.shape[2] - length
+        start = torch.full((len(levels),), last)
+        if self.settings.image_window == "any":
+            start = torch.randint(last + 1, (len(levels),), generator=self.generator)
+        return window(errors, length, start)
+
+    def _banks(self, latents: Tensor) -> BankPair:
+        return self._pair(tuple(latents.shape[1:]))
+
+    def _pair(self, shape: tuple[int, ...]) -> BankPair:
+        if shape not in self.banks:
+            recipe = self.settings.bank
+            settings = BankSettings(
+                num_grids=recipe.num_grids,
+                capacity=recipe.capacity,
+                storage=recipe.storage,
+                replacement=recipe.replacement,
+                pooling=recipe.pooling,
+                folder=self.folder / "x".join(map(str, shape)) if recipe.on_disk and self.folder else None,
+            )
+            pair = BankPair(
+                ErrorBank(self.grid, shape, settings, name="latent_errors"),
+                ErrorBank(self.grid, shape, settings, name="noise_errors"),
+            )
+            check_budget((pair.latent_errors, pair.noise_errors), budget_bytes(recipe, self.num_ranks, self.folder))
+            self.banks[shape] = pair
+        return self.banks[shape]
+
+
+def budget_bytes(recipe: BankRecipe, num_ranks: int, folder: Path | None) -> int:
+    """Bytes that the banks of one rank may take: as the recipe says, else half of what is free on this machine."""
+    if recipe.budget_gb is not None:
+        return int(recipe.budget_gb * 1e9)
+    free = psutil.virtual_memory().available
+    if recipe.on_disk and folder is not None:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = psutil.disk_usage(str(existing)).free
+    return math.floor(RAM_SHARE * free / num_ranks)
