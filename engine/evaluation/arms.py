@@ -1,0 +1,109 @@
+"""The arms of the drift benchmark: every way in which the same films are made, and which of them can be made here."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine import backends
+from engine.config import Preset, VariantPreset
+from engine.domain import Resolution
+from engine.errors import ConfigError
+from engine.training.world import ACTIONS
+from engine.variants import VARIANTS, Padding, Variant
+
+VERSION = 1  # raised when the same settings give other numbers
+Role = Literal[
+    "codec", "perfect", "base", "control", "erft", "strength", "ablation", "copy clips", "ping-pong", "copy image"
+]
+FOOLING: tuple[Role, ...] = ("copy clips", "ping-pong", "copy image")  # of the paper's Table 5
+WITHOUT_MODEL: tuple[Role, ...] = ("codec", "perfect", *FOOLING)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. Chains, seeds and arms may be added to a folder later; the rest may not change."""
+
+    num_clips: int
+    num_chains: int
+    num_seeds: int
+    size: Resolution
+    num_inference_steps: int
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    loras: Path | None = None
+    strengths: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make the films. `weights` names the LoRA file by its content, and its strength; empty without one."""
+
+    name: str
+    role: Role
+    variant: Variant
+    padding: Padding
+    lora: Path | None = None
+    strength: float = 1.0
+    weights: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name without its variant."""
+        return self.name.removeprefix(f"{self.variant.name} ")
+
+
+def find_arms(preset: Preset, settings: Settings) -> tuple[list[Arm], dict[str, str]]:
+    """The arms that can be measured, and those that cannot, with the reason."""
+    arms: list[Arm] = []
+    missing: dict[str, str] = {}
+    for name in settings.variants:
+        variant = preset.variant(name)
+        arms += [plain(variant, role) for role in ("codec", "perfect", "base")]
+        for label, role, file, strength in loras_of(preset, settings, name):
+            if file is None or not file.is_file():
+                missing[f"{name} {label}"] = f"there is no {file.name}" if file else "the preset names no LoRA for it"
+                continue
+            weights = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:16]} × {strength:g}"
+            arms.append(Arm(f"{name} {label}", role, variant, variant.padding, file, strength, weights))
+        arms += [plain(variant, role) for role in FOOLING]
+    return arms, missing
+
+
+def plain(variant: Variant, role: Role) -> Arm:
+    """An arm without a LoRA. The base model pads with zeros in every variant: it never saw an anchor."""
+    return Arm(f"{variant.name} {role}", role, variant, "zeros")
+
+
+def loras_of(preset: Preset, settings: Settings, variant: str) -> list[tuple[str, Role, Path | None, float]]:
+    """Label, role, file and strength of every arm of `variant` that needs a LoRA, whether its file exists or not.
+
+    The control is trained like the variant's LoRA, on the same data, without errors.
+    """
+    lora, strength = preset.lora(variant), preset.variants[variant].lora_strength
+    control = preset.path(preset.model) / "loras" / f"{variant}-control.safetensors"
+    folder = settings.loras
+    if folder and not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder.name}/.", "Name a folder of LoRAs: --loras DIR.")
+    others = sorted(folder.glob(f"{variant}-*.safetensors")) if folder else []
+    return [
+        ("control", "control", control, 1.0),
+        ("erft", "erft", lora, strength),
+        *((f"erft × {other:g}", "strength", lora, other) for other in settings.strengths if other != strength),
+        *((file.stem.removeprefix(f"{variant}-"), "ablation", file, 1.0) for file in others if file != control),
+    ]
+
+
+def describe(preset: Preset, settings: Settings) -> dict:
+    """Everything that a figure depends on besides the LoRA, the seed and the chain; plain values."""
+    bare = preset.model_copy(update={"variants": {name: VariantPreset() for name in preset.variants}})
+    return {
+        "version": VERSION,
+        "preset": preset.name,
+        "weights": backends.fingerprint(bare, next(iter(bare.variants))),
+        "world": hashlib.sha256(json.dumps([repr(action) for action in ACTIONS]).encode()).hexdigest(),
+        "clips": settings.num_clips,
+        "size": str(settings.size),
+        "steps": settings.num_inference_steps,
+        "sampling": [preset.shift, preset.guidance_scale, preset.dtype, preset.uint8],
+    }
