@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine import backends, film, storyboard
 from engine.config import Config, Preset, load_preset, preset_names
-from engine.domain import MAX_SEED, Project, check_num_clips, check_seed, clean_prompt, new_id
+from engine.domain import MAX_SEED, Project, Resolution, check_num_clips, check_seed, clean_prompt, new_id
 from engine.errors import InputError, StudioError
 from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading, ProjectOpened
 from engine.project.store import Store
@@ -274,6 +274,8 @@ def run_bench(args: argparse.Namespace, say) -> None:
 
         report = speed.run(preset, quick=args.quick)
         text = speed.table(report)
+    elif args.what == "drift":
+        report, text = bench_drift(preset, args, say)
     else:
         from engine.evaluation import pocket_gates
 
@@ -283,6 +285,27 @@ def run_bench(args: argparse.Namespace, say) -> None:
         say({"event": f"bench_{args.what}"} | report)
     else:
         sys.stdout.write(text + "\n")
+
+
+def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, str]:
+    """Measure what is missing in the folder, then read all of it: the report and its table."""
+    from engine.evaluation import drift, drift_report, drift_tables
+
+    settings = drift.Settings(
+        num_clips=check_num_clips(args.clips),
+        num_chains=args.chains,
+        num_seeds=args.seeds,
+        size=args.size,
+        num_inference_steps=check_steps(args.steps) or preset.num_inference_steps,
+        variants=(args.variant,) if args.variant else tuple(preset.variants),
+        loras=args.loras,
+        strengths=args.strengths,
+    )
+    with closing(drift.measure(preset, settings, args.folder)) as progress:
+        for event in progress:
+            say(event)
+    report = drift_report.report(preset, settings, args.folder)
+    return report, drift_tables.table(report)
 
 
 def run_train(args: argparse.Namespace, say) -> None:
@@ -371,6 +394,28 @@ def check_steps(steps: int | None) -> int | None:
     return steps
 
 
+def resolution(text: str) -> Resolution:
+    """WxH, as in 96x64."""
+    width, _, height = text.replace("×", "x").partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT, for example 96x64; got {text}")
+    try:
+        return Resolution(int(width), int(height))
+    except InputError as err:
+        raise argparse.ArgumentTypeError(err.message.removesuffix(".")) from err
+
+
+def strengths(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them, as in 0.2,0.4."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 1.5 for value in values):
+        raise argparse.ArgumentTypeError(f"strengths are numbers up to 1.5 with commas between them; got {text}")
+    return values
+
+
 class Parser(argparse.ArgumentParser):
     """Bad flags exit with 2 and one line, like every other bad input."""
 
@@ -446,10 +491,22 @@ def parser() -> argparse.ArgumentParser:
     preset(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
 
-    sub = command("bench", run_bench, "Measure: speed against a naive loop, or the embedded model against the truth.")
-    sub.add_argument("what", choices=("speed", "pocket"))
-    sub.add_argument("--quick", action="store_true", help="a smaller run")
+    sub = command(
+        "bench", run_bench, "Measure: speed against a naive loop; the embedded model, or its drift, against the truth."
+    )
+    sub.add_argument("what", choices=("speed", "pocket", "drift"))
+    sub.add_argument("--quick", action="store_true", help="a smaller run (speed)")
     sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a contact sheet (pocket)")
+    drift = sub.add_argument_group("drift", "the same long films from every LoRA, measured; a stopped run goes on")
+    drift.add_argument("--clips", type=int, default=50, metavar="N", help="clips a film (default 50)")
+    drift.add_argument("--chains", type=int, default=20, metavar="N", help="pictures and prompts (default 20)")
+    drift.add_argument("--seeds", type=int, default=3, metavar="N", help="prompts and noise for each (default 3)")
+    drift.add_argument("--size", type=resolution, default=Resolution(96, 64), metavar="WxH", help="default 96x64")
+    drift.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the preset's)")
+    drift.add_argument("--variant", choices=sorted(VARIANTS), help="only this one")
+    drift.add_argument("--strengths", type=strengths, default=(), metavar="0.2,0.4", help="more LoRA strengths")
+    drift.add_argument("--loras", type=Path, metavar="DIR", help="more arms: VARIANT-NAME.safetensors, for ablations")
+    drift.add_argument("--out", type=Path, dest="folder", default=Path("runs/drift"), metavar="DIR", help="results")
     preset(sub)
 
     sub = command("train", run_train, "Train a model from a recipe; resumes where it stopped.")
