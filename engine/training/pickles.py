@@ -36,8 +36,8 @@ MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-class _Unreadable(Exception):
-    """args: (why this clip is left out,)."""
+class UnreadableClip(Exception):
+    """args: (why this clip is left out,). `import_pickles` turns it into a `Note`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _import_all(root: Path, found: list[Path], out: Path, fps: int) -> Iterator[
         try:
             with disk_errors_explained(f"the clip {name}", safe="The clips imported so far are kept."):
                 yield _import_clip(clip, name, out / name, fps)
-        except _Unreadable as err:
+        except UnreadableClip as err:
             yield Note(name, str(err))
 
 
@@ -107,9 +107,9 @@ def _pictures(path: Path) -> list[bytes]:
     """The JPEG files in a pickled dictionary from name to bytes, in order of names."""
     data = read_pickle(path)
     if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, bytes) for k, v in data.items()):
-        raise _Unreadable(f"{path.name} is not a dictionary from file names to pictures")
+        raise UnreadableClip(f"{path.name} is not a dictionary from file names to pictures")
     if not data:
-        raise _Unreadable(f"{path.name} is empty")
+        raise UnreadableClip(f"{path.name} is empty")
     return [data[name] for name in sorted(data)]
 
 
@@ -120,13 +120,13 @@ def _decoded(pictures: list[bytes], source: str) -> Iterator[np.ndarray]:
         try:
             with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
                 if max(picture.size) > MAX_SIDE:
-                    raise _Unreadable(f"picture {index} of {source} has more than {MAX_SIDE} pixels a side")
+                    raise UnreadableClip(f"picture {index} of {source} has more than {MAX_SIDE} pixels a side")
                 pixels = np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-            raise _Unreadable(f"picture {index} of {source} is not a whole JPEG") from err
+            raise UnreadableClip(f"picture {index} of {source} is not a whole JPEG") from err
         shape = shape or pixels.shape
         if pixels.shape != shape or min(shape[:2]) < 2:
-            raise _Unreadable(f"picture {index} of {source} has another size than the first")
+            raise UnreadableClip(f"picture {index} of {source} has another size than the first")
         yield pixels[: shape[0] // 2 * 2, : shape[1] // 2 * 2]
 
 
@@ -134,7 +134,7 @@ def _audio(path: Path) -> Tensor:
     """The audio embedding, floating point (layers, frames, channels)."""
     data = read_pickle(path)
     if not isinstance(data, Tensor) or data.ndim != 3 or not data.is_floating_point():
-        raise _Unreadable(f"{path.name} is not a tensor of layers × frames × channels")
+        raise UnreadableClip(f"{path.name} is not a tensor of layers × frames × channels")
     return data.detach().clone().contiguous()
 
 
@@ -142,9 +142,12 @@ def _audio(path: Path) -> Tensor:
 
 
 def read_pickle(path: Path) -> object:
-    """Plain data, or a tensor, from a file of pickle or torch.save. Anything else in it raises `TrainingError`."""
+    """Plain data, or a tensor, from a file of pickle or torch.save. What asks for more raises `TrainingError`.
+
+    A damaged file raises `UnreadableClip`.
+    """
     if path.stat().st_size > MAX_PICKLE_BYTES:
-        raise _Unreadable(f"{path.name} has more than {MAX_PICKLE_BYTES // 10**9} GB")
+        raise UnreadableClip(f"{path.name} has more than {MAX_PICKLE_BYTES // 10**9} GB")
     data = path.read_bytes()
     try:
         if data.startswith((ZIP, LEGACY)):
@@ -156,8 +159,8 @@ def read_pickle(path: Path) -> object:
             f"{path.parent.name}/{path.name} asks for “{err}”, which is not data.",
             "It was not run. Nothing that came with this file should be trusted.",
         ) from err
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as err:
-        raise _Unreadable(f"{path.name} is damaged") from err
+    except Exception as err:  # torch and pickle raise AssertionError, OverflowError, struct.error, … on damaged files
+        raise UnreadableClip(f"{path.name} is damaged") from err
 
 
 class _Refused(Exception):

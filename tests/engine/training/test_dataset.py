@@ -4,6 +4,7 @@ import json
 import os
 import random
 import unicodedata
+from collections import Counter
 from fractions import Fraction
 
 import av
@@ -18,10 +19,12 @@ from engine.training.dataset import (
     MAX_TABLE_BYTES,
     Crop,
     UnusableVideo,
+    VideoItem,
     csv_rows,
     fold,
     json_rows,
     random_crop,
+    read_index,
     read_window,
     resize,
     scan,
@@ -343,6 +346,28 @@ def test_damage_in_the_middle_is_found_where_it_is_read(folder):
         except UnusableVideo as err:
             outcomes.append(err.message)
     assert 0 < sum(isinstance(outcome, str) for outcome in outcomes) < 20
+
+
+def test_no_damage_to_a_video_escapes(folder):
+    rng = random.Random(0)
+    sources = [
+        write_video(folder / name, 24, **STREAMS[name]).read_bytes()
+        for name in ("b-frames.mp4", "fragmented.mp4", "open-gop.mkv", "vp9.webm")
+    ]
+    outcomes = Counter()
+    path = folder / "mutated.mp4"
+    for _ in range(120):
+        data = bytearray(rng.choice(sources))
+        for _ in range(rng.randint(1, 8)):
+            end = rng.choice((min(1500, len(data)), len(data)))  # more often in the header
+            data[rng.randrange(end)] = rng.choice((0, 127, 255, rng.randrange(256)))
+        path.write_bytes(data[: rng.choice((len(data), rng.randrange(len(data))))])
+        try:
+            window(VideoItem(path, "mutated.mp4", "", 0, 0, read_index(path)), num_outside=1)
+            outcomes["read"] += 1
+        except UnusableVideo:
+            outcomes["refused"] += 1
+    assert outcomes["read"] > 15 and outcomes["refused"] > 40
 
 
 def test_a_folder_without_videos_is_told_what_was_looked_for(folder):

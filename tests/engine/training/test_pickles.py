@@ -1,6 +1,8 @@
 import io
 import os
 import pickle
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from engine import faults
 from engine.errors import DiskFull, TrainingError
 from engine.media import video
 from engine.training.dataset import Note
-from engine.training.pickles import ImportedClip, import_pickles
+from engine.training.pickles import ImportedClip, UnreadableClip, import_pickles, read_pickle
 
 
 def jpeg(level: int, size: tuple[int, int] = (32, 32)) -> bytes:
@@ -185,6 +187,48 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_imported(tmp_pat
     (clip / name).write_bytes(content)
     assert run(tmp_path) == [Note("clip-1", reason), ImportedClip("clip-2", 6, None, None)]
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """`data` cut off, or with some bytes changed, more often near its beginning."""
+    if rng.random() < 0.3:
+        return data[: rng.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 10)):
+        end = rng.choice((min(200, len(data)), len(data)))
+        changed[rng.randrange(end)] = rng.choice((0, 127, 255, rng.randrange(256)))
+    return bytes(changed)
+
+
+def written(embedding: torch.Tensor) -> list[bytes]:
+    """The tensor in every format that is read."""
+    found = [pickle.dumps(embedding, protocol=protocol) for protocol in (3, 4, 5)]
+    for new_format in (True, False):
+        stream = io.BytesIO()
+        torch.save(embedding, stream, _use_new_zipfile_serialization=new_format)
+        found.append(stream.getvalue())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_no_damage_to_a_file_escapes(tmp_path, clip):
+    rng = random.Random(0)
+    sources = {
+        "frame_data.pkl": [pickle.dumps(pictures(2), protocol=protocol) for protocol in (3, 4, 5)],
+        "audio_embedding.pkl": written(torch.randn(3, 4, 8)),
+    }
+    outcomes = Counter()
+    for _ in range(400):
+        name = rng.choice(list(sources))
+        (clip / name).write_bytes(mutated(rng.choice(sources[name]), rng))
+        try:
+            read_pickle(clip / name)
+            outcomes["read"] += 1
+        except UnreadableClip:
+            outcomes["damaged"] += 1
+        except TrainingError:
+            outcomes["refused"] += 1
+    assert outcomes["read"] > 20 and outcomes["damaged"] > 150 and outcomes["refused"] > 5
 
 
 def test_a_tensor_within_its_storage_is_read(tmp_path, clip):
