@@ -1,11 +1,14 @@
 """What a training run depends on, read once from a YAML file and validated there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.config import read_yaml, validated
+from engine.errors import ConfigError
 from engine.training.error_bank import Replacement, Storage
 from engine.training.recycling import Chances, Reference
 from engine.variants import VARIANTS, Variant
@@ -203,6 +206,25 @@ class TrainingConfig(Settings):
         return (start + done * (end - start)) * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
 
-def read_recipe(path: Path) -> TrainingConfig:
-    """The recipe in `path`; what is wrong with it is said in one sentence (`ConfigError`)."""
-    return validated(TrainingConfig, read_yaml(path), f"recipe {path.name}")
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> TrainingConfig:
+    """The recipe in `path` with `changes` such as "recycling.image=0" or "recycling=null", whose values are YAML.
+
+    What is wrong is said in one sentence (`ConfigError`).
+    """
+    data = read_yaml(path)
+    for change in changes:
+        _set(data, change)
+    return validated(TrainingConfig, data, f"recipe {path.name}")
+
+
+def _set(data: dict, change: str) -> None:
+    key, equals, value = change.partition("=")
+    *folders, last = key.split(".")
+    for folder in folders:
+        data = data.setdefault(folder, {}) if isinstance(data, dict) else None
+    if not equals or not isinstance(data, dict):
+        raise ConfigError(f"“{change}” is not a change of a recipe.", "Write it as key=value, or part.key=value.")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"The value in “{change}” is not valid YAML.") from err

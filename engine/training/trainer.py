@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,14 +56,14 @@ class TrainingState:
     best: float = float("-inf")
 
 
-def train(recipe: Path, *, until: int | None = None) -> Iterator[dict[str, Any]]:
-    """Run `recipe`, or go on where it stopped, and yield a record per event.
+def train(recipe: Path, *, changes: Sequence[str] = (), until: int | None = None) -> Iterator[dict[str, Any]]:
+    """Run `recipe` with `changes` (see `read_recipe`), or go on where it stopped, and yield a record per event.
 
     Kinds: "latents", "step", "gates", "best", "sample", "checkpoint", "published". Stops after `until` steps, after the
     last phase, on SIGTERM, or when closed; every way leaves a checkpoint. A loss that is not a number raises
     `TrainingError` and leaves the last good one.
     """
-    config = read_recipe(recipe)
+    config = read_recipe(recipe, changes)
     with _accelerator(config) as accelerator:
         yield from _run(config, accelerator, until if until is not None else config.num_steps)
 
