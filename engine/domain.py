@@ -5,11 +5,12 @@ Knows nothing about files, models or screens. Pixels are uint8 RGB (F, H, W, 3).
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from engine.errors import InputError
 
@@ -83,6 +84,7 @@ class Saved(BaseModel):
 Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
 Prompt = Annotated[str, AfterValidator(clean_prompt)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -142,6 +144,31 @@ class Project(Saved):
         return clip.seed if clip.seed is not None else (self.seed + SEED_STRIDE * index) % (MAX_SEED + 1)
 
 
+@dataclass(frozen=True)
+class DriftReading:
+    """How a take compares with the anchor; `engine.media.drift` measures it.
+
+    colour_shift, change: CIELAB distance of the last frame from the anchor, and from the take's own first frame.
+    sharpness: 1 is as sharp as the anchor. structure: 1 has the anchor's edges, 0 has others. grain: fine noise that
+    the anchor has not, as a share of the picture's contrast. motion: share of the edges that move in half a second.
+    """
+
+    colour_shift: Finite
+    sharpness: Finite
+    structure: Finite
+    grain: Finite
+    motion: Finite
+    change: Finite
+
+
+def readable_or_none(value: object, validate: Callable[[object], DriftReading | None]) -> DriftReading | None:
+    """A reading that makes no sense is no reading: it must not cost the take it stands in."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
+
+
 class Take(Saved):
     """One generated result of a clip, committed as a folder named by its digest."""
 
@@ -161,6 +188,7 @@ class Take(Saved):
     backend: str
     created: float
     timings: dict[str, float] = {}
+    drift: Annotated[DriftReading | None, WrapValidator(readable_or_none)] = None
 
 
 @dataclass(frozen=True)

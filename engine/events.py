@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.domain import DriftReading
+
 
 @dataclass(frozen=True)
 class Event:
@@ -17,7 +19,8 @@ class Event:
     def to_json(self) -> dict[str, Any]:
         """A JSON object with an `event` key; arrays are left out."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"event": self.name} | {k: v for k, v in fields.items() if not isinstance(v, np.ndarray)}
+        plain = {k: dataclasses.asdict(v) if isinstance(v, DriftReading) else v for k, v in fields.items()}
+        return {"event": self.name} | {k: v for k, v in plain.items() if not isinstance(v, np.ndarray)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class TakeCommitted(Event):
     digest: str
     frames: int
     seconds: float
+    drift: DriftReading | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from engine.errors import (
     disk_errors_explained,
 )
 from engine.events import ClipStarted, ClipStep, Event, FilmExported, TakeCommitted
-from engine.media import image, video
+from engine.media import drift, image, video
 from engine.project import takes as takes_on_disk
 from engine.project.store import Store
 from engine.timeline import Timeline
@@ -281,18 +281,21 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
         raise GenerationError(f"The backend {backend.info.name} ended clip {request.index + 1} without frames.")
     check_frames(request, result.frames)
     faults.hit("clip.generated")
+    measuring = time.process_time()
+    reading = drift.measure(result.frames, request.anchor, overlap=request.overlap, fps=request.fps)
     take = takes_on_disk.commit(
         store.takes_folder,
         request,
         result.frames,
         tail_frames=TAIL_FRAMES,
         backend=backend.info.name,
-        timings=result.timings,
+        timings=result.timings | {"drift": time.process_time() - measuring},
+        drift=reading,
     )
     faults.hit("clip.committed")
     seconds = time.monotonic() - began
     log.info("clip %d: %d frames in %.1f s", request.index + 1, take.num_frames, seconds)
-    return TakeCommitted(request.clip_id, request.index, take.digest, take.num_frames - take.overlap, seconds)
+    return TakeCommitted(request.clip_id, request.index, take.digest, take.num_frames - take.overlap, seconds, reading)
 
 
 def check_frames(request: ClipRequest, frames: np.ndarray) -> None:

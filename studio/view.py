@@ -9,7 +9,9 @@ from engine.config import Preset
 from engine.domain import Project, Take
 from engine.film import Plan, PlannedClip, timeline_of
 from engine.story.vocabulary import Vocabulary
+from studio import meter
 from studio.feed import Live, Pace
+from studio.meter import clips_text
 
 Phase = Literal["draft", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
 UNMEASURED = Pace()
@@ -125,6 +127,7 @@ def state(facts: Facts) -> dict[str, Any]:
         "job": job(facts, left_s),
         "clips": [clip(facts, planned) for planned in facts.plan.clips],
         "film": film(facts),
+        "drift": meter.film(project, preset, facts.plan.clips, view_only=facts.view_only),
         "undo": {"label": facts.undo, "id": facts.undo_id} if facts.undo and not facts.view_only else None,
         "vocabulary": [
             {
@@ -239,10 +242,6 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
 
 
-def clips_text(count: int) -> str:
-    return f"{count} clip" if count == 1 else f"{count:,} clips"
-
-
 def error(facts: Facts, phase: Phase) -> dict[str, str] | None:
     if facts.outcome is None or phase not in ("failed", "paused") or facts.outcome.kind not in ("failed", "full"):
         return None
@@ -332,6 +331,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         ],
         "editable": not running and not facts.view_only,
         "badge": badge(facts, planned, status),
+        "drift": meter.card(project, preset, planned.take.drift) if planned.take and not running else None,
         "error": {"message": failed.message, "hint": failed.hint, "id": failed.error_id} if failed else None,
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from engine import faults
-from engine.domain import ClipRequest, Take
+from engine.domain import ClipRequest, DriftReading, Take
 from engine.errors import ProjectError, disk_errors_explained
 from engine.media import image, video
 from engine.project.files import fsync_file, fsync_folder, write_atomically
@@ -25,7 +25,14 @@ TEMPORARY = ".tmp-"
 
 
 def commit(
-    folder: Path, request: ClipRequest, frames: np.ndarray, *, tail_frames: int, backend: str, timings: dict[str, float]
+    folder: Path,
+    request: ClipRequest,
+    frames: np.ndarray,
+    *,
+    tail_frames: int,
+    backend: str,
+    timings: dict[str, float],
+    drift: DriftReading | None = None,
 ) -> Take:
     """Store uint8 `frames` (F, H, W, 3) as the take of `request` under `folder`; return it.
 
@@ -62,6 +69,7 @@ def commit(
                 backend=backend,
                 created=time.time(),
                 timings=timings,
+                drift=drift,
             )
             write_atomically(temp / "take.json", take.model_dump_json(indent=1).encode(), point="take.json")
             faults.hit("take.fsync")

@@ -9,6 +9,18 @@
   const STATUS = {
     draft: "Draft", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
   };
+  const LOWEST = 0.4, LIMIT = 0.65;  // the chart's floor, and where the background begins to count as lost
+  const COLOURS = [[2.3, "as in the picture"], [10, "a little different"], [30, "different"], [Infinity, "very different"]];  // 2.3: just visible
+
+  const percent = (share) => `${Math.round(100 * Math.max(0, share))} %`;
+  // [name, the fault it stands for, words] of what was measured of a take.
+  const FIGURES = [
+    ["Background", "structure", ({ structure }) => `${percent(structure)} like the picture`],
+    ["Sharpness", "sharpness", ({ sharpness }) => `${percent(sharpness)} of the picture’s`],
+    ["Grain", "grain", ({ grain }) => (grain < 0.005 ? "none added" : `${(100 * grain).toFixed(1)} % added`)],
+    ["Motion", "", ({ movement, motion }) => ({ none: "none, it stands still", light: "only the light changes", things: `${percent(motion)} of the edges move` })[movement]],
+    ["Colour", "", ({ colour_shift: shift }) => `${COLOURS.find(([below]) => shift < below)[1]} (${Math.round(shift)})`],
+  ];
 
   svi.mounts.storyboard = (element) => { svi.parts.storyboard = new Storyboard(element); };
 
@@ -22,6 +34,8 @@
       this.end = at("end");
       this.moves = at("boardMoves");
       this.movesTitle = at("boardMovesTitle");
+      this.drift = Object.fromEntries(["drift", "driftChart", "driftLimit", "driftDrifting", "driftDrifted", "driftLikeness", "driftText", "driftShow"].map((name) => [name, at(name)]));
+      this.drift.driftShow.addEventListener("click", () => this.showDrift(this.state.drift.clip_id));
       this.cards = new Map();
       this.active = null;
       this.lastPrompt = null;
@@ -65,6 +79,7 @@
       show(this.end, clips.length > 0 && !state.view_only);
       text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
       this.drawMoves(state);
+      this.drawDrift(state);
     }
 
     // Moves a card without taking focus or caret away from it.
@@ -89,8 +104,11 @@
           part("image", el("img", { alt: "", loading: "lazy", decoding: "async", hidden: true })),
           part("blank", el("span.blank", {})),
           part("tag", el("span.tag", { hidden: true }, "preview")),
+          part("meter", el("button.meter", { type: "button", tabIndex: -1, hidden: true, "aria-expanded": "false", "aria-controls": `drift-${id}`, onclick: () => this.openDrift(card, card.drift.hidden) },
+            el("span.bars", { "aria-hidden": "true" }, el("i"), el("i"), el("i")), part("meterLabel", el("span", {})))),
           part("time", el("span.span", {})),
           part("progress", el("span.progress", { hidden: true }, el("i", {})))),
+        part("drift", el("div.drift", { id: `drift-${id}`, role: "group", hidden: true }, part("figures", el("dl", {})), part("driftHint", el("p", { hidden: true })))),
         el("div.card-head", {},
           part("number", el("span.number", {})),
           part("status", el("span.status", {})),
@@ -147,6 +165,7 @@
       show(card.tag, !!preview);
       show(card.progress, clip.status === "running");
       card.progress.firstElementChild.style.width = `${clip.of ? (100 * clip.step) / clip.of : 0}%`;
+      this.measured(card, clip);
       text(card.blank, clip.status === "running" ? "first preview on its way" : clip.status === "queued" ? "waiting" : "not rendered");
 
       // The field belongs to whoever types in it.
@@ -190,6 +209,71 @@
       show(card.menu, true);
       card.menu.setAttribute("aria-label", `More for clip ${clip.number}`);
       show(card.handle, !locked);
+    }
+
+    // ---- drift -----------------------------------------------------------------------------------------------------
+
+    // The meter over the picture takes no room of its own, so that nothing moves when a clip is finished.
+    measured(card, { drift, number }) {
+      show(card.meter, !!drift);
+      if (!drift) { this.openDrift(card, false); return; }
+      text(card.meterLabel, drift.label);
+      card.meter.dataset.level = drift.level === "steady" && drift.movement === "none" ? "still" : drift.level;
+      card.meter.setAttribute("aria-label", `Drift of clip ${number}: ${drift.label}`);
+      card.drift.setAttribute("aria-label", `Drift of clip ${number}`);
+      if (!card.drift.hidden) this.figures(card, drift);
+    }
+
+    openDrift(card, open) {
+      if (open) this.figures(card, card.shown.drift);
+      show(card.drift, open);
+      card.meter.setAttribute("aria-expanded", String(open));
+    }
+
+    figures(card, drift) {
+      if (!card.figures.childElementCount) for (const [name] of FIGURES) card.figures.append(el("dt", {}, name), el("dd", {}));
+      const values = card.figures.querySelectorAll("dd");
+      FIGURES.forEach(([, fault, words], row) => {
+        text(values[row], words(drift));
+        values[row].toggleAttribute("data-fault", drift.causes.includes(fault));
+      });
+      text(card.driftHint, this.state.view_only ? "" : drift.hint);
+      show(card.driftHint, !!card.driftHint.textContent);
+    }
+
+    // One chart for all clips, four paths however many there are.
+    drawDrift({ clips, drift }) {
+      const at = this.drift;
+      show(at.drift, clips.length > 0);
+      text(at.driftText, drift.text);
+      show(at.driftShow, !!drift.clip_id);
+      const first = clips.find((clip) => clip.id === drift.clip_id);
+      text(at.driftShow, first ? `Show clip ${first.number}` : "");
+      const known = clips.map((clip) => clip.drift);
+      const height = (share) => Math.round(100 * Math.min(1, (1 - share) / (1 - LOWEST)));
+      const marks = (level) => known.map((one, x) => (one?.level === level ? `M${x + 0.5} 100V${height(one.structure)}` : "")).join("");
+      const line = known.map((one, x) => (one ? `${known[x - 1] ? "L" : "M"}${x + 0.5} ${height(one.structure)}h0` : "")).join("");
+      const paths = { driftLimit: `M0 ${height(LIMIT)}H${clips.length}`, driftDrifting: marks("drifting"), driftDrifted: marks("drifted"), driftLikeness: line };
+      const key = JSON.stringify(paths);
+      if (key === this.driftKey) return;
+      this.driftKey = key;
+      at.driftChart.setAttribute("viewBox", `0 0 ${Math.max(1, clips.length)} 100`);
+      for (const [name, path] of Object.entries(paths)) at[name].setAttribute("d", path);
+      at.driftChart.setAttribute("aria-label", this.driftSpoken(clips.filter((clip) => clip.drift)));
+    }
+
+    driftSpoken(clips) {
+      if (!clips.length) return "Likeness of the background to the picture: not measured yet";
+      const lowest = clips.reduce((low, clip) => (clip.drift.structure < low.drift.structure ? clip : low));
+      return `Likeness of the background to the picture: ${percent(clips.at(-1).drift.structure)} in clip ${clips.at(-1).number}, lowest ${percent(lowest.drift.structure)} in clip ${lowest.number}`;
+    }
+
+    showDrift(id) {
+      const card = this.cards.get(id);
+      if (!card) return;
+      this.openDrift(card, true);
+      card.node.focus({ preventScroll: true });
+      card.node.scrollIntoView({ block: "center", behavior: svi.calm() ? "auto" : "smooth" });
     }
 
     picture({ image, blank }, url, moving) {

@@ -5,6 +5,9 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
+from engine.backends.base import ClipResult
 from engine.errors import GenerationError
 from tests.fakes import ScriptedBackend
 
@@ -28,5 +31,16 @@ def before_step(request, step: int) -> None:
         time.sleep(0.05)
 
 
+class Told(ScriptedBackend):
+    """Adds noise to the clips that `grainy` names."""
+
+    def generate(self, request):
+        for item in super().generate(request):
+            if isinstance(item, ClipResult) and request.index in controls().get("grainy", []):
+                noise = np.random.default_rng(request.index).normal(0, 25, item.frames.shape[1:3])[..., None]
+                item = ClipResult((item.frames + noise).clip(0, 255).astype(np.uint8), item.timings)
+            yield item
+
+
 def open_backend(preset) -> ScriptedBackend:
-    return ScriptedBackend(before_step=before_step)
+    return Told(before_step=before_step)

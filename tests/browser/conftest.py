@@ -75,7 +75,7 @@ class Running:
         self.process: subprocess.Popen | None = None
 
     def tell(self, **what) -> None:
-        """Steer the backend: step_s=…, hold=[clip indices], fail=[clip indices]."""
+        """Steer the backend: step_s=…, hold=[clip indices], fail=[clip indices], grainy=[clip indices]."""
         part = self.control.with_suffix(".part")
         part.write_text(json.dumps(what))
         part.replace(self.control)

@@ -161,6 +161,16 @@ def test_editing_a_clip_makes_later_ones_stale_with_the_reason(store, preset):
     assert all(segment["stale"] for segment in seen["film"]["segments"]), "stale clips stay playable"
 
 
+def test_a_card_has_the_meter_of_the_take_it_shows_and_none_while_a_new_one_is_made(store, preset):
+    render(store, preset, 2)
+    facts = facts_of(store, preset)
+    seen = state(replace(facts, job=JobFacts("j", "running"), live=live(facts, 1)))
+    shown = facts.plan.clips[0].take.drift
+    assert seen["clips"][0]["drift"]["structure"] == shown.structure
+    assert seen["clips"][1]["drift"] is None and seen["clips"][2]["drift"] is None
+    assert seen["drift"]["text"]
+
+
 def test_an_interrupted_clip_is_marked_while_it_is_tried_again(facts):
     outcome = Outcome("interrupted", "Clip 1 was interrupted.", clip_id=facts.plan.clips[0].clip.id)
     seen = state(replace(facts, job=JobFacts("j", "waiting"), outcome=outcome))
