@@ -1,4 +1,4 @@
-"""`python -m engine doctor|draft|generate|extend|regenerate|export|bench|train`: thin wrappers over the engine.
+"""`python -m engine doctor|draft|generate|extend|regenerate|export|bench|train|…`: thin wrappers over the engine.
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 cancelled, 1 our fault (with an error id).
 """
@@ -309,11 +309,49 @@ def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, st
 
 
 def run_train(args: argparse.Namespace, say) -> None:
+    if args.dry_run:
+        return run_preflight(args, say)
     from engine.training import trainer
 
-    with closing(trainer.train(args.config)) as progress:
+    with closing(trainer.train(args.config, changes=args.changes)) as progress:
         for record in progress:
             say({"event": "train"} | record)
+
+
+def run_preflight(args: argparse.Namespace, say) -> None:
+    from engine.training import preflight
+    from engine.training.plan import measure_tflops
+    from engine.training.recipe import read_recipe
+
+    config = read_recipe(args.config, args.changes)
+    here = preflight.default_machine(config)
+    sizes = {"gpus": args.gpus, "gpu_gb": args.gpu_gb, "ram_gb": args.ram_gb, "disk_gb": args.disk_gb}
+    machine = preflight.on_machine(here, **sizes)
+    tflops = measure_tflops(preflight.device_here()) if machine == here else None
+    plan, notes = preflight.preflight(config, machine, strategy=args.strategy, tflops=tflops)
+    if args.json:
+        say({"event": "plan", "problems": list(plan.problems), "notes": notes, "table": plan.table()})
+    else:
+        sys.stdout.write("\n".join([*notes, plan.table()]) + "\n")
+
+
+def run_export_lora(args: argparse.Namespace, say) -> None:
+    from dataclasses import asdict
+
+    from engine.training.export import export_lora
+    from engine.training.preflight import transformer_of
+
+    sizes = transformer_of(load_preset(args.preset or Config.load().preset), [])
+    written = export_lora(args.lora, args.out, layout=args.format, transformer_config=sizes)
+    say({"event": "lora_exported"} | asdict(written) | {"path": str(written.path)})
+
+
+def run_import_pickles(args: argparse.Namespace, say) -> None:
+    from engine.training.pickles import ImportedClip, import_pickles
+
+    for result in import_pickles(args.folder, args.out, trust_files=args.trust_files):
+        kind = "clip_imported" if isinstance(result, ImportedClip) else "clip_skipped"
+        say({"event": kind} | {key: str(value) for key, value in vars(result).items()})
 
 
 # ---- shared by the commands
@@ -511,4 +549,24 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("train", run_train, "Train a model from a recipe; resumes where it stopped.")
     sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    sub.add_argument(
+        "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="change the recipe (repeatable)"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print memory, disk and time, and start nothing")
+    sub.add_argument("--gpus", type=int, metavar="N", help="plan for so many GPUs (dry run)")
+    sub.add_argument("--gpu-gb", type=float, metavar="GB", help="of so much memory each (dry run)")
+    sub.add_argument(
+        "--strategy", choices=("plain", "zero2", "fsdp"), default="plain", help="how ranks share (dry run)"
+    )
+
+    sub = command("export-lora", run_export_lora, "Write a LoRA in the spelling of another program.")
+    sub.add_argument("lora", type=Path, metavar="LORA.safetensors")
+    sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    preset(sub)
+
+    sub = command("import-pickles", run_import_pickles, "Turn upstream's pickled Talk and Dance data into videos.")
+    sub.add_argument("folder", type=Path, metavar="FOLDER")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    sub.add_argument("--trust-files", action="store_true", help="read the pickles; only plain data is allowed in them")
     return top

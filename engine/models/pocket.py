@@ -139,21 +139,25 @@ def build_text(words: list[str], shape: PocketShape) -> PocketText:
 
 def build_transformer(codec: PocketCodec, shape: PocketShape) -> WanTransformer3DModel:
     """A transformer that repeats latent frame 0 of its condition for any noise and any prompt."""
-    channels = codec.latent_channels
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 1, 1),
-        num_attention_heads=shape.num_heads,
-        attention_head_dim=shape.head_dim,
-        in_channels=2 * channels + MASK_CHANNELS,
-        out_channels=channels,
-        text_dim=shape.text_dim,
-        freq_dim=shape.freq_dim,
-        ffn_dim=shape.ffn_dim,
-        num_layers=shape.num_layers,
-        rope_max_seq_len=256,
-    )
+    transformer = WanTransformer3DModel(**transformer_config(codec.latent_channels, shape))
     _Identity(transformer, codec).initialise()
     return transformer
+
+
+def transformer_config(channels: int, shape: PocketShape) -> dict[str, object]:
+    """Arguments of diffusers' class for latents of so many channels."""
+    return {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": shape.num_heads,
+        "attention_head_dim": shape.head_dim,
+        "in_channels": 2 * channels + MASK_CHANNELS,
+        "out_channels": channels,
+        "text_dim": shape.text_dim,
+        "freq_dim": shape.freq_dim,
+        "ffn_dim": shape.ffn_dim,
+        "num_layers": shape.num_layers,
+        "rope_max_seq_len": 256,
+    }
 
 
 def hold_constant(transformer: WanTransformer3DModel, codec: PocketCodec) -> None:

@@ -108,6 +108,7 @@ class ErrorBank:
             "capacity": self.settings.capacity,
             "storage": self.settings.storage,
             "pooling": self.settings.pooling,
+            "on_disk": self.settings.folder is not None,
             "grid": self.grid,
             "counts": self.counts,
             "added": self.added,

@@ -17,9 +17,10 @@ from engine.errors import TrainingError
 from engine.models import components as families
 from engine.models import pocket, pocket_codec
 from engine.models.components import Components
-from engine.models.lora import MODULES_PER_BLOCK, load_into_adapter
+from engine.models.lora import MODULES_PER_BLOCK, Lora, LoraModule, load_into_adapter
 from engine.training import world
 from engine.training.dataset import scan
+from engine.training.export import LoraCard, write_lora
 from engine.training.latent_cache import LatentCache, prepare
 from engine.training.pictures import PictureSource
 from engine.training.recipe import CodecSettings, LoraSettings, TrainingConfig
@@ -142,20 +143,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def save_lora(transformer: nn.Module, path: Path, config: TrainingConfig) -> None:
-    """Write the LoRA in diffusers layout, float16, with alpha / rank worked into B, so that readers need no alpha."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    scale = alpha_of(config.lora) / config.lora.rank
-    weights = {
-        f"transformer.{key}": ((scale * value) if ".lora_B." in key else value).half().cpu().contiguous()
-        for key, value in get_peft_model_state_dict(transformer).items()
+    """Write the LoRA under training in diffusers layout, whatever its alpha, with a card that names its origin."""
+    modules = {
+        name: LoraModule(layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"])
+        for name, layer in transformer.named_modules()
+        if hasattr(layer, "lora_A")
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    metadata = {"variant": config.variant, "rank": str(config.lora.rank), "preset": Path(config.lora.preset).stem}
-    save_file(weights, temporary, metadata=metadata)
-    temporary.replace(path)
+    card = LoraCard(base_model=Path(config.lora.preset).stem, variant=config.variant, recipe=config.output.name)
+    write_lora(Lora(path.name, modules, {}), path, layout="diffusers", card=card)
 
 
 def save_model(components: Components, folder: Path) -> None:

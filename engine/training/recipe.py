@@ -106,6 +106,7 @@ class BankRecipe(Settings):
     replacement: Replacement = "most_similar"
     pooling: int = Field(1, ge=1)
     on_disk: bool = False
+    fit: bool = False  # less, in 8 bits or on disk, when this machine has no room for what is asked
     budget_gb: float | None = Field(None, gt=0)  # None: half of the free memory, or disk, of this machine
 
 
@@ -120,7 +121,7 @@ class Recycling(Settings):
     image_frames: int = Field(3, ge=1)
     image_from: Literal["all", "nearest", "noise"] = "all"  # every grid, the sample's own, or that of pure noise
     image_window: Literal["any", "last"] = "any"
-    image_draws: int = Field(1, ge=1)  # up to so many errors are summed, as clips sum them; 1 in the paper
+    image_draws: int = Field(1, ge=1)  # up to so many errors are added up; 1 in the paper
     modulate: float = Field(0.0, ge=0, le=1)
     reference: Reference = "recycled"
     warmup_steps: int = Field(50, ge=0)

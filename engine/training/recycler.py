@@ -1,8 +1,9 @@
 """The recycling loop around the pure functions: draws errors from two banks, injects them, keeps the new ones."""
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.diffusion.flow import sigma_schedule
+from engine.errors import TrainingError
 from engine.training.error_bank import BankSettings, ErrorBank, check_budget
+from engine.training.footprint import LatentShape
+from engine.training.plan import Machine, fitting_bank
 from engine.training.recipe import BankRecipe, Recycling
 from engine.training.recycling import (
     Errors,
@@ -24,6 +28,7 @@ from engine.training.recycling import (
     window,
 )
 
+log = logging.getLogger(__name__)
 Gather = Callable[[Tensor], Tensor]  # the tensors of all ranks, one after another along dimension 0
 RAM_SHARE = 0.5  # of what is free, for the banks of all ranks of this machine
 
@@ -107,18 +112,21 @@ class Recycler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         for latent_errors, noise_errors in state["banks"]:
-            pair = self._pair(tuple(latent_errors["shape"]))
+            pair = self._pair(tuple(latent_errors["shape"]), latent_errors)
             pair.latent_errors.load_state_dict(latent_errors)
             pair.noise_errors.load_state_dict(noise_errors)
 
     def _image_errors(self, bank: ErrorBank, levels: Tensor) -> Tensor:
-        """Errors (B, C, k, h, w) for the first k latent frames of the condition (Eq. 5, Unif_T)."""
+        """Errors (B, C, k, h, w) for the first k latent frames of the condition (Eq. 5, Unif_T).
+
+        With more than one draw n, their sum over √n: what the errors of a model have in common grows with √n against
+        what is random, as it does from clip to clip, and the size of the rest stays that of one.
+        """
+        count = torch.randint(1, self.settings.image_draws + 1, (len(levels), 1, 1, 1, 1), generator=self.generator)
         total = self._image_draw(bank, levels)
-        counts = torch.randint(1, self.settings.image_draws + 1, (len(levels),), generator=self.generator)
         for drawn in range(1, self.settings.image_draws):
-            more = (counts > drawn).view(-1, 1, 1, 1, 1)
-            total = total + self._image_draw(bank, levels) * more
-        return self.as_condition(total)
+            total = total + self._image_draw(bank, levels) * (count > drawn)
+        return self.as_condition(total / count.sqrt())
 
     def _image_draw(self, bank: ErrorBank, levels: Tensor) -> Tensor:
         match self.settings.image_from:
@@ -138,24 +146,42 @@ class Recycler:
     def _banks(self, latents: Tensor) -> BankPair:
         return self._pair(tuple(latents.shape[1:]))
 
-    def _pair(self, shape: tuple[int, ...]) -> BankPair:
-        if shape not in self.banks:
-            recipe = self.settings.bank
-            settings = BankSettings(
-                num_grids=recipe.num_grids,
-                capacity=recipe.capacity,
-                storage=recipe.storage,
-                replacement=recipe.replacement,
-                pooling=recipe.pooling,
-                folder=self.folder / "x".join(map(str, shape)) if recipe.on_disk and self.folder else None,
-            )
-            pair = BankPair(
-                ErrorBank(self.grid, shape, settings, name="latent_errors"),
-                ErrorBank(self.grid, shape, settings, name="noise_errors"),
-            )
+    def _pair(self, shape: tuple[int, ...], saved: dict[str, Any] | None = None) -> BankPair:
+        """The banks for latents of `shape`, made if need be, as a saved one when it was fitted."""
+        if shape in self.banks:
+            return self.banks[shape]
+        recipe, folder = self.settings.bank, self._folder(shape)
+        settings = BankSettings(
+            recipe.num_grids,
+            recipe.capacity,
+            recipe.storage,
+            recipe.replacement,
+            recipe.pooling,
+            folder if recipe.on_disk else None,
+        )
+        if recipe.fit and saved:
+            kept = {name: saved[name] for name in ("capacity", "storage", "pooling")}
+            settings = replace(settings, **kept, folder=folder if saved["on_disk"] else None)
+        elif recipe.fit:
+            settings = self._fitted(settings, shape, folder)
+        names = ("latent_errors", "noise_errors")
+        pair = BankPair(*(ErrorBank(self.grid, shape, settings, name=name) for name in names))
+        if not recipe.fit:
             check_budget((pair.latent_errors, pair.noise_errors), budget_bytes(recipe, self.num_ranks, self.folder))
-            self.banks[shape] = pair
-        return self.banks[shape]
+        self.banks[shape] = pair
+        return pair
+
+    def _fitted(self, wanted: BankSettings, shape: tuple[int, ...], folder: Path) -> BankSettings:
+        fitting = fitting_bank(
+            LatentShape(*shape), Machine.here(folder), num_ranks=self.num_ranks, folder=folder, wanted=wanted
+        )
+        log.info("%s", fitting.sentence)
+        if fitting.settings is None:
+            raise TrainingError(fitting.sentence, "Free memory or disk, or train at a smaller size.")
+        return fitting.settings
+
+    def _folder(self, shape: tuple[int, ...]) -> Path:
+        return (self.folder or Path()) / "x".join(map(str, shape))
 
 
 def budget_bytes(recipe: BankRecipe, num_ranks: int, folder: Path | None) -> int:

@@ -65,7 +65,9 @@ def train(recipe: Path, *, changes: Sequence[str] = (), until: int | None = None
     """
     config = read_recipe(recipe, changes)
     with _accelerator(config) as accelerator:
-        yield from _run(config, accelerator, until if until is not None else config.num_steps)
+        for record in _run(config, accelerator, until if until is not None else config.num_steps):
+            if accelerator.is_main_process:
+                yield record
 
 
 def _run(config: TrainingConfig, accelerator: Accelerator, until: int) -> Iterator[dict[str, Any]]:
