@@ -166,7 +166,7 @@ def encode_videos(
     folder = settings.cache or config.output / "latents"
     preset = load_preset(config.lora.preset)
     if accelerator.is_main_process:
-        dataset = scan(settings.folder)
+        dataset = scan(settings.folder, num_frames=settings.num_frames, fps=settings.fps)
         steps = prepare(
             dataset,
             loaded.components,

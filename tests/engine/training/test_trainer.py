@@ -17,6 +17,7 @@ from engine.training import checkpoint as checkpoints
 from engine.training import models, trainer
 from engine.training.checkpoint import load_checkpoint
 from engine.training.recipe import read_recipe
+from tests.engine.training.footage import write_video
 
 BATCH = {"size": [16, 16], "num_pictures": 1, "prompts_per_picture": 2}
 SHARED = {
@@ -325,3 +326,30 @@ def test_a_sample_film_is_made_with_the_lora_under_training(recipe, tmp_path):
 
     with Image.open(sample["file"]) as sheet:
         assert sheet.size == (3 * 16, 16)
+
+
+def test_a_folder_of_videos_is_encoded_once_and_trained_on(recipe, tmp_path):
+    """The path of a user's own LoRA, through files, cache, sample film and resumption."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for index in range(2):
+        write_video(folder / f"{index}.mp4", 30, fps=12, size=(48, 32))
+    (folder / "captions.csv").write_text("filename,caption\n0.mp4,Night falls\n1.mp4,Fog rolls in\n")
+    videos = {"folder": str(folder), "size": [32, 48], "num_frames": 25, "fps": 12, "batch_size": 2}
+    path = recipe(
+        "mine",
+        world=None,
+        variant="film",
+        videos=videos,
+        phases=[{"steps": 2, "learning_rate": [1e-3, 1e-3]}],
+        evaluate_every=2,
+        samples={"every": 2, "clips": 1, "num_inference_steps": 1},
+    )
+    first = list(trainer.train(path, until=1))
+    latents = [record for record in first if record["kind"] == "latents"]
+    assert (latents[-1]["done"], latents[-1]["of"], latents[0]["noted"]) == (2, 2, [])
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "latents").glob("*.safetensors")}
+    second = list(trainer.train(path))
+    assert [r["kind"] for r in second if r["kind"] != "step"] == ["latents", "sample", "best", "checkpoint"]
+    assert files == {file: file.stat().st_mtime_ns for file in files}
+    assert (tmp_path / "mine" / "lora.safetensors").is_file()
