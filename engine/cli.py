@@ -311,11 +311,22 @@ def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, st
 def run_train(args: argparse.Namespace, say) -> None:
     if args.dry_run:
         return run_preflight(args, say)
+    from tqdm import tqdm
+
     from engine.training import trainer
 
-    with closing(trainer.train(args.config, changes=args.changes)) as progress:
+    quiet = args.json or not sys.stderr.isatty()
+    with (
+        closing(trainer.train(args.config, changes=args.changes)) as progress,
+        tqdm(unit="step", disable=quiet, dynamic_ncols=True) as bar,
+    ):
         for record in progress:
-            say({"event": "train"} | record)
+            if record["kind"] == "step" and not quiet:
+                bar.total = record["of"]
+                bar.update(record["step"] - bar.n)
+                bar.set_postfix(loss=record["loss"])
+            else:
+                say({"event": "train"} | record)
 
 
 def run_preflight(args: argparse.Namespace, say) -> None:
