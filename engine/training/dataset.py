@@ -438,43 +438,34 @@ def _decode(
 ) -> list[np.ndarray]:
     """convert(frame) of each wanted frame (ascending, each once), decoded from the keyframe before the first.
 
-    What fails from there is tried from the keyframe before that one and from the beginning: in H.264 with open groups
-    of pictures a keyframe may not be enough to start from without an error.
+    What fails from there is tried from the keyframe before that one and from the beginning: in open groups of pictures
+    the frames stored right after a keyframe lean on those before it, which counts as damage.
     """
     before = int(np.searchsorted(index.keyframes[:, 0], index.times[wanted[0]], side="right")) - 1
     attempts = sorted({before, max(before - 1, 0), 0})
     while True:
         try:
-            return _decode_from(path, index, attempts.pop(), wanted, convert)
+            return _decode_from(path, index, int(index.keyframes[attempts.pop(), 1]), wanted, convert)
         except UnusableVideo:
             if not attempts:
                 raise
 
 
 def _decode_from(
-    path: Path,
-    index: FrameIndex,
-    keyframe: int,
-    wanted: Sequence[int],
-    convert: Callable[[np.ndarray], np.ndarray],
+    path: Path, index: FrameIndex, seek_to: int, wanted: Sequence[int], convert: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray]:
-    first_shown, seek_to = index.keyframes[keyframe].tolist()
     converted: list[np.ndarray] = []
     with _opened(path) as (container, stream):
         container.seek(seek_to, stream=stream)
-        for packet in container.demux(stream):
-            # Stored after the keyframe but shown before it: may lean on pictures that were not decoded.
-            if packet.pts is not None and packet.pts < first_shown:
+        for frame in container.decode(stream):
+            due = index.times[wanted[len(converted)]]
+            if frame.pts is None or frame.pts < due:
                 continue
-            for frame in packet.decode():  # the last, empty packet flushes the decoder
-                due = index.times[wanted[len(converted)]]
-                if frame.pts is None or frame.pts < due:
-                    continue
-                if frame.pts != due or frame.is_corrupt:
-                    raise UnusableVideo(f"is damaged at frame {wanted[len(converted)]}")
-                converted.append(convert(_upright(frame)))
-                if len(converted) == len(wanted):
-                    return converted
+            if frame.pts != due or frame.is_corrupt:
+                raise UnusableVideo(f"is damaged at frame {wanted[len(converted)]}")
+            converted.append(convert(_upright(frame)))
+            if len(converted) == len(wanted):
+                return converted
     raise UnusableVideo(f"ends before frame {wanted[len(converted)]}")
 
 

@@ -295,7 +295,7 @@ def _cut(data, share):
 DAMAGED = {
     "a text file": lambda path: path.write_text("not a video"),
     "an empty file": lambda path: path.touch(),
-    "a playlist": lambda path: path.write_text("ffconcat version 1.0\nfile /etc/hostname\n"),
+    "a playlist": lambda path: path.write_text("ffconcat version 1.0\nfile good.mp4\n"),
     "cut off, index at the end": lambda path: path.write_bytes(_cut(write_video(path).read_bytes(), 0.8)),
     "cut off, index first": lambda path: path.write_bytes(
         _cut(write_video(path, frames=noisy_frames(12), movflags="faststart").read_bytes(), 0.8)
@@ -346,6 +346,32 @@ def test_damage_in_the_middle_is_found_where_it_is_read(folder):
         except UnusableVideo as err:
             outcomes.append(err.message)
     assert 0 < sum(isinstance(outcome, str) for outcome in outcomes) < 20
+
+
+def test_what_leans_on_a_damaged_frame_is_not_trained_on(folder):
+    frames = [np.roll(noisy_frames(1)[0], number, axis=1) for number in range(12)]
+    path = write_video(folder / "a.mp4", frames=frames, codec="mpeg4", options={"g": "12"})
+    [item] = scan(folder).items
+    whole = decoded(path)
+    with av.open(str(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][4]
+    data = bytearray(path.read_bytes())
+    data[place + 40 : place + 60] = bytes([255]) * 20
+    path.write_bytes(data)
+    painted = decoded(path)  # a player paints over frame 4 and goes on
+    assert [np.array_equal(one, other) for one, other in zip(painted, whole, strict=True)] == [True] * 4 + [False] * 8
+    for seed in range(20):
+        start = random.Random(seed).randrange(10)
+        if start <= 1:
+            assert window(item, num_frames=3, seed=seed).indices[0] == start
+        else:
+            with pytest.raises(UnusableVideo):
+                window(item, num_frames=3, seed=seed)
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def test_no_damage_to_a_video_escapes(folder):
@@ -411,8 +437,7 @@ def test_every_window_is_what_decoding_the_whole_video_gives(folder, name):
         frame[:, number : number + 4] = 255  # something that moves
     write_video(folder / name, frames=frames, **STREAMS[name])
     [item] = scan(folder).items
-    with av.open(str(item.path)) as container:
-        whole = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    whole = decoded(item.path)
     assert len(whole) == item.index.num_frames == 60
     for seed in range(12):
         read = window(item, seed=seed)

@@ -150,7 +150,7 @@ def reaching_too_far(*, size=(2, 2, 2), stride=(4, 2, 1), offset=1):
     [
         ("frame_data.pkl", pickle.dumps(pictures())[:-300], "frame_data.pkl is damaged"),
         ("frame_data.pkl", b"", "frame_data.pkl is damaged"),
-        ("frame_data.pkl", b"\x80\x04]r\xff\xff\xff\x7f.", "frame_data.pkl is damaged"),  # memo entry 2³¹ − 1
+        ("frame_data.pkl", b"\x80\x04}r\xff\xff\xff\x00.", "frame_data.pkl is damaged"),  # memo entry 2²⁴ − 1
         ("frame_data.pkl", pickle.dumps({}), "frame_data.pkl is empty"),
         ("frame_data.pkl", pickle.dumps([b"a"]), "frame_data.pkl is not a dictionary from file names to pictures"),
         (
@@ -177,8 +177,10 @@ def reaching_too_far(*, size=(2, 2, 2), stride=(4, 2, 1), offset=1):
         ),
         ("audio_embedding.pkl", reaching_too_far(), "audio_embedding.pkl is damaged"),
         ("audio_embedding.pkl", reaching_too_far(offset=0, stride=(4, -2, 1)), "audio_embedding.pkl is damaged"),
+        ("audio_embedding.pkl", reaching_too_far(offset=-1), "audio_embedding.pkl is damaged"),
+        ("audio_embedding.pkl", reaching_too_far(size=(2**40, 2, 2)), "audio_embedding.pkl is damaged"),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_imported(tmp_path, clip, name, content, reason):
     second = tmp_path / "raw" / "clip-2"
