@@ -15,10 +15,20 @@ from engine.variants import VARIANTS, Padding, Variant
 
 VERSION = 1  # raised when the same settings give other numbers
 Role = Literal[
-    "codec", "perfect", "base", "control", "erft", "strength", "ablation", "copy clips", "ping-pong", "copy image"
+    "codec",
+    "perfect",
+    "anchored",
+    "base",
+    "control",
+    "erft",
+    "strength",
+    "ablation",
+    "copy clips",
+    "ping-pong",
+    "copy image",
 ]
+EXACT: tuple[Role, ...] = ("codec", "perfect", "anchored")  # true moves, no model
 FOOLING: tuple[Role, ...] = ("copy clips", "ping-pong", "copy image")  # of the paper's Table 5
-WITHOUT_MODEL: tuple[Role, ...] = ("codec", "perfect", *FOOLING)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class Arm:
     weights: str = ""
 
     @property
+    def needs_model(self) -> bool:
+        return self.role not in (*EXACT, *FOOLING)
+
+    @property
     def label(self) -> str:
         """The name without its variant."""
         return self.name.removeprefix(f"{self.variant.name} ")
@@ -59,7 +73,7 @@ def find_arms(preset: Preset, settings: Settings) -> tuple[list[Arm], dict[str, 
     missing: dict[str, str] = {}
     for name in settings.variants:
         variant = preset.variant(name)
-        arms += [plain(variant, role) for role in ("codec", "perfect", "base")]
+        arms += [plain(variant, role) for role in (*EXACT, "base")]
         for label, role, file, strength in loras_of(preset, settings, name):
             if file is None or not file.is_file():
                 missing[f"{name} {label}"] = f"there is no {file.name}" if file else "the preset names no LoRA for it"

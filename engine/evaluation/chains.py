@@ -42,10 +42,15 @@ class Chain:
 
 @dataclass(frozen=True)
 class TrueClip:
-    """What a clip should add to the film: `frames` (n, 3, H, W), after the picture `before` (3, H, W)."""
+    """What a clip should add to the film: `frames` (n, 3, H, W), after the picture `before` (3, H, W).
+
+    anchored: what the clip's move makes of the anchor itself (its last move, while nothing is asked for). Fifty moves
+    replace the picture's own colours and slow gradients by theirs, so this and the truth part in the end.
+    """
 
     before: Tensor
     frames: Tensor
+    anchored: Tensor
 
     @property
     def after(self) -> Tensor:
@@ -89,11 +94,14 @@ def balanced_actions(num_clips: int, rng: random.Random) -> tuple[Action, ...]:
 def true_film(chain: Chain, num_motion_frames: int) -> Iterator[TrueClip]:
     """What each clip of `chain` should add: truth_k = perform(truth_{k−1}, action_k), the carried frames left out."""
     timeline = Timeline(NUM_FRAMES, num_motion_frames, FPS)
-    before = torch.from_numpy(chain.anchor).permute(2, 0, 1).float() / 127.5 - 1
+    anchor = torch.from_numpy(chain.anchor).permute(2, 0, 1).float() / 127.5 - 1
+    before = anchored = anchor
     for index, action in enumerate(chain.actions):
         after = perform(before[None], action)[0]
+        if action.kind != "stay":
+            anchored = perform(anchor[None], action)[0]
         clip = transition(before[None], after[None])[0].transpose(0, 1)  # (25, 3, H, W)
-        yield TrueClip(before, clip[timeline.overlap(index) :])
+        yield TrueClip(before, clip[timeline.overlap(index) :], anchored)
         before = after
 
 

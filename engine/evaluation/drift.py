@@ -20,7 +20,7 @@ from engine.backends.local import set_threads
 from engine.config import Preset
 from engine.errors import ConfigError, InputError
 from engine.evaluation import metrics, rollout
-from engine.evaluation.arms import WITHOUT_MODEL, Arm, Settings, describe, find_arms
+from engine.evaluation.arms import Arm, Settings, describe, find_arms
 from engine.evaluation.chains import Chain, TrueClip, make_chains, true_film
 from engine.evaluation.curves import SHOWN_CLIPS, save_strip, shown
 from engine.evaluation.journal import Figures, Journal
@@ -36,8 +36,8 @@ from engine.variants import Variant
 log = logging.getLogger(__name__)
 BATCH = 5  # chains at once: on a CPU core a clip costs the same in any batch, and a kill loses one batch
 METRICS = (
-    "psnr", "ssim", "psnr_mean", "ssim_mean", "background_psnr", "position_error", "colour_shift", "contrast_shift",
-    "sharpness", "block_grid", "dynamic_degree", "motion", "consistency",
+    "psnr", "ssim", "psnr_mean", "ssim_mean", "anchored_psnr", "background_psnr", "position_error", "colour_shift",
+    "contrast_shift", "sharpness", "block_grid", "dynamic_degree", "motion", "consistency",
 )  # fmt: skip
 Work = list[tuple[Arm, list[Chain]]]
 
@@ -113,6 +113,8 @@ def film_of(arm: Arm, components: Components, preset: Preset, chains: Sequence[C
             return rollout.codec_film(components, preset, chains, num_motion_frames)
         case "perfect":
             return rollout.perfect_film(components, preset, chains, num_motion_frames)
+        case "anchored":
+            return rollout.anchored_film(components, preset, chains, num_motion_frames)
         case "copy clips" | "ping-pong":
             return rollout.copied_film(chains, num_motion_frames, turned=arm.role == "ping-pong")
         case "copy image":
@@ -167,6 +169,7 @@ def compare(frames: Tensor, start: Tensor, truth: TrueClip, first: Tensor, subje
         "ssim": metrics.ssim(last[None], after[None]),
         "psnr_mean": metrics.psnr(frames, truth.frames),
         "ssim_mean": metrics.ssim(frames, truth.frames),
+        "anchored_psnr": metrics.psnr(last[None], truth.anchored[None]),
         "background_psnr": metrics.background_psnr(last[None], after[None], subject),
         "position_error": metrics.position_error(last, after, subject),
         "colour_shift": metrics.colour_shift(last, after),
@@ -181,27 +184,28 @@ def compare(frames: Tensor, start: Tensor, truth: TrueClip, first: Tensor, subje
 
 def estimate(components: Components, preset: Preset, settings: Settings, work: Work) -> dict:
     """What `work` will take, from one clip of one batch with the model and one without."""
-    steps, seconds = settings.num_inference_steps, {}
     group = [dataclasses.replace(c, actions=c.actions[:1], prompts=c.prompts[:1]) for c in work[0][1]]
-    for arm in {is_free(arm): arm for arm, _ in work}.values():
+    cpu_s: dict[str, float] = {}
+    total_s = 0.0
+    for needs_model, words in ((True, "with the model"), (False, "without the model")):
+        same = [(arm, chains) for arm, chains in work if arm.needs_model == needs_model]
+        if not same:
+            continue
         for _ in range(2):  # the first time pays for what later clips find ready
-            began = time.monotonic()
-            clips = next(film_of(arm, components, preset, group, steps))
+            began, cpu_began = time.monotonic(), time.process_time()
+            clips = next(film_of(same[0][0], components, preset, group, settings.num_inference_steps))
             for chain, clip in zip(group, clips, strict=True):
-                View.of(chain, arm.variant).look(clip)
-            seconds[is_free(arm)] = (time.monotonic() - began) / len(group)
-    clips = {free: settings.num_clips * sum(len(g) for arm, g in work if is_free(arm) == free) for free in seconds}
+                View.of(chain, same[0][0].variant).look(clip)
+            clip_s = (time.monotonic() - began) / len(group)
+            cpu_s[words] = round((time.process_time() - cpu_began) / len(group), 3)
+        total_s += clip_s * settings.num_clips * sum(len(chains) for _, chains in same)
     return {
         "event": "drift_started",
-        "clips": sum(clips.values()),
-        "seconds_a_clip": {"without the model" if f else "with the model": round(s, 3) for f, s in seconds.items()},
-        "minutes": round(sum(seconds[free] * clips[free] for free in seconds) / 60, 1),
+        "clips": settings.num_clips * sum(len(chains) for _, chains in work),
+        "cpu_s_a_clip": cpu_s,
+        "minutes": round(total_s / 60, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-def is_free(arm: Arm) -> bool:
-    return arm.role in WITHOUT_MODEL
 
 
 def as_pixels(frames: np.ndarray) -> Tensor:

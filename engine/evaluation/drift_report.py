@@ -10,7 +10,7 @@ import numpy as np
 from engine.config import Preset
 from engine.errors import disk_errors_explained
 from engine.evaluation import bootstrap
-from engine.evaluation.arms import WITHOUT_MODEL, Arm, Settings, describe, find_arms
+from engine.evaluation.arms import EXACT, Arm, Settings, describe, find_arms
 from engine.evaluation.bootstrap import Resampling, judge
 from engine.evaluation.chains import Chain
 from engine.evaluation.curves import PANELS, STYLES, Curve, draw_curves, write_sheet
@@ -90,7 +90,7 @@ def of_arm(measured: Measured, resampling: Resampling, windows: Windows) -> dict
         "role": arm.role,
         "variant": arm.variant.name,
         "label": arm.label,
-        "padding": None if arm.role in WITHOUT_MODEL else arm.padding,
+        "padding": arm.padding if arm.needs_model else None,
         "lora": arm.lora.name if arm.lora else None,
         "strength": arm.strength if arm.lora else None,
         "metrics": by_metric,
@@ -108,7 +108,7 @@ def verdicts(measured: Sequence[Measured], resampling: Resampling, windows: Wind
         if control is None or each.arm.role in ("codec", "control"):
             continue
         judged[each.arm.name] = judge(arm, control).as_dict()
-        if perfect and each.arm.role != "perfect":
+        if perfect and each.arm.role not in EXACT:
             beyond = judge(arm.beyond(perfect), control.beyond(perfect))
             judged[each.arm.name]["beyond_perfect"] = beyond.as_dict()
     return judged

@@ -1,11 +1,11 @@
 """Films of the drift benchmark, clip by clip, many chains at once.
 
 What `film.py` and `LocalBackend` do for one clip, without a project folder: condition, denoise, decode, round to
-8 bits, hand the last frames on. Beside the model stand films that need none: the codec alone, a model without error,
-and three ways to look consistent without making a film. A film is an iterator over clips, (B, F, H, W, 3) uint8.
+8 bits, hand the last frames on. Beside the model stand films that need none: exact ones, a model without error, and
+three ways to look consistent without making a film. A film is an iterator over clips, (B, F, H, W, 3) uint8.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from engine.diffusion.guidance import guide, passes
 from engine.diffusion.sampler import draw_noise, sample
 from engine.domain import ClipRequest, Resolution
 from engine.errors import GenerationError
-from engine.evaluation.chains import Chain, true_film
+from engine.evaluation.chains import Chain, TrueClip, true_film
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
 from engine.timeline import Timeline
@@ -107,11 +107,26 @@ def generate(components: Components, preset: Preset, requests: Sequence[ClipRequ
 
 def codec_film(components: Components, preset: Preset, chains: Sequence[Chain], num_motion_frames: int) -> Film:
     """The true film, each clip through the codec: no model can come closer to the truth."""
-    films = [true_film(chain, num_motion_frames) for chain in chains]
-    carried = None
-    for clips in zip(*films, strict=True):
-        added = torch.stack([clip.frames.transpose(0, 1) for clip in clips])  # (B, 3, n, H, W)
-        pixels = added if carried is None else torch.cat([carried, added], dim=2)
+    return exact_film(components, preset, chains, num_motion_frames, lambda clip: clip.after)
+
+
+def anchored_film(components: Components, preset: Preset, chains: Sequence[Chain], num_motion_frames: int) -> Film:
+    """Every move done to the anchor itself, through the codec: it cannot drift, and it forgets what came before."""
+    return exact_film(components, preset, chains, num_motion_frames, lambda clip: clip.anchored)
+
+
+def exact_film(
+    components: Components,
+    preset: Preset,
+    chains: Sequence[Chain],
+    num_motion_frames: int,
+    goal: Callable[[TrueClip], Tensor],
+) -> Film:
+    """Exact transitions from one `goal` (3, H, W) to the next, each clip through the codec, nothing handed on."""
+    carried = torch.cat([to_pixels(chain.anchor[None], torch.device("cpu")) for chain in chains])
+    for clips in zip(*(true_film(chain, num_motion_frames) for chain in chains), strict=True):
+        whole = transition(carried[:, :, -1], torch.stack([goal(clip) for clip in clips]))
+        pixels = torch.cat([carried, whole[:, :, carried.shape[2] :]], dim=2)
         yield through_codec(components, preset, pixels)
         carried = pixels[:, :, -num_motion_frames:]
 

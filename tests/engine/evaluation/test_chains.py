@@ -10,6 +10,7 @@ from engine.domain import Clip, Inputs, Project, Resolution
 from engine.evaluation.chains import balanced_actions, make_chains, true_film
 from engine.timeline import Timeline
 from engine.training import pictures
+from engine.training.metrics import psnr
 from engine.training.world import ACTIONS, FPS, NUM_FRAMES, clip_after, perform
 
 SIZE = Resolution(48, 32)
@@ -70,6 +71,13 @@ def test_noise_is_seeded_as_a_project_seeds_its_clips(chains):
         clips=clips,
     )
     assert [chains[0].noise_seed(k) for k in range(4)] == [project.seed_of(k) for k in range(4)]
+
+
+def test_the_truth_of_a_chain_parts_from_what_its_last_move_makes_of_the_anchor():
+    (chain,) = make_chains(1, 0, 20, SIZE)
+    first, *_, last = true_film(chain, 1)
+    assert psnr(first.after[None], first.anchored[None]) > 90
+    assert psnr(last.after[None], last.anchored[None]) < 40
 
 
 @pytest.mark.parametrize("num_motion_frames", [1, 5])

@@ -48,6 +48,7 @@ def report(preset, measured):
 def test_the_cost_is_said_before_the_first_film(measured):
     _, (started, *progress) = measured
     assert started["event"] == "drift_started" and started["minutes"] >= 0
+    assert set(started["cpu_s_a_clip"]) == {"with the model", "without the model"}
     assert started["clips"] == 2 * 3 * len(progress)  # a line of progress for each batch of two films
     assert progress[-1]["films"] == progress[-1]["of"] and progress[-1]["minutes_left"] == 0
 
@@ -77,15 +78,15 @@ def test_more_chains_are_added_to_what_is_there(preset, measured, tmp_path):
     shutil.copytree(measured[0], tmp_path / "drift")
     more = Settings(**vars(SETTINGS) | {"num_chains": 3, "variants": ("film",)})
     started, *_ = drift.measure(preset, more, tmp_path / "drift")
-    assert started["clips"] == 9 * 3 * 3  # nine arms: a batch with a film that is missing is made whole
+    assert started["clips"] == 10 * 3 * 3  # ten arms: a batch with a film that is missing is made whole
     lines = [json.loads(line) for line in (tmp_path / "drift" / "films.jsonl").read_text().splitlines()]
     keys = [(line["arm"], line["weights"], line["chain"]) for line in lines]
-    assert len(keys) == len(set(keys)) == 18 * 2 + 9
+    assert len(keys) == len(set(keys)) == 20 * 2 + 10
 
 
 def test_every_arm_has_every_metric_of_every_clip(measured):
     lines = [json.loads(line) for line in (measured[0] / "films.jsonl").read_text().splitlines()]
-    assert len({line["arm"] for line in lines}) == 18
+    assert len({line["arm"] for line in lines}) == 20
     for line in lines:
         assert set(line["metrics"]) == set(drift.METRICS)
         assert {len(values) for values in line["metrics"].values()} == {3}
@@ -125,6 +126,13 @@ def test_equal_loras_lose_equally(report):
         verdict = report["verdicts"][f"{variant} erft"]
         assert verdict["outcome"] != "met"
         assert verdict["ratio"] is None or verdict["ratio"]["value"] == 1
+
+
+def test_a_lora_and_its_strength_decide_the_film(report):
+    """Film: all three pad with zeros, so only the weights differ."""
+    arms = (report["arms"][f"film {label}"]["metrics"] for label in ("base", "erft", "erft × 0.5"))
+    losses = {metrics["psnr"]["last"]["value"] for metrics in arms}
+    assert len(losses) == 3
 
 
 def test_no_film_without_motion_or_change_clears_the_bar(report):

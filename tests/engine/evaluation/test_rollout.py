@@ -109,6 +109,16 @@ def test_a_perfect_model_that_is_asked_for_nothing_repeats_what_the_codec_kept(c
     assert np.abs(first[0, -1].astype(int) - last[0, -1]).max() <= 2  # one level of rounding at each hand-over
 
 
+def test_an_anchored_film_knows_the_last_move_only(components):
+    chain = make_chains(1, 0, 3, SIZE)[0]
+    films = []
+    for names in (("fog", "storm", "night"), ("noon", "night", "stay")):
+        asked = dataclasses.replace(chain, actions=tuple(BY_NAME[name] for name in names))
+        *_, last = rollout.anchored_film(components, load_preset("pocket"), [asked], 1)
+        films.append(last[0, -1].astype(int))
+    assert np.abs(films[0] - films[1]).max() <= 1
+
+
 def test_copies_repeat_the_first_clip_and_ping_pong_turns_every_second_one():
     chains = make_chains(2, 0, 3, SIZE)
     first, second, third = rollout.copied_film(chains, 1, turned=False)
