@@ -121,7 +121,8 @@ class Recycling(Settings):
     image_frames: int = Field(3, ge=1)
     image_from: Literal["all", "nearest", "noise"] = "all"  # every grid, the sample's own, or that of pure noise
     image_window: Literal["any", "last"] = "any"
-    image_draws: int = Field(1, ge=1)  # up to so many errors are added up; 1 in the paper
+    image_draws: int = Field(1, ge=1)  # up to so many errors are added up, as clips in a row do; 1 in the paper
+    keep: Literal["all", "clean condition"] = "all"  # what goes to the banks; sums want errors of single clips
     modulate: float = Field(0.0, ge=0, le=1)
     reference: Reference = "recycled"
     warmup_steps: int = Field(50, ge=0)

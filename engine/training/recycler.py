@@ -88,7 +88,10 @@ class Recycler:
     def keep(self, errors: Errors, sigma: Tensor, flags: Flags, step: int, gather: Gather) -> None:
         """Store the errors of this rank; during the warm-up, those of every rank. Clean steps are kept seldom."""
         lucky = torch.rand(len(flags.clean), generator=self.generator) < self.settings.clean_update
-        kept = (~flags.clean | lucky).to(sigma.device)
+        kept = ~flags.clean | lucky
+        if self.settings.keep == "clean condition":
+            kept = ~flags.image
+        kept = kept.to(sigma.device)
         parts = (errors.latents, errors.noise, sigma.flatten(), kept)
         if step < self.settings.warmup_steps:
             parts = tuple(gather(part) for part in parts)
@@ -119,14 +122,15 @@ class Recycler:
     def _image_errors(self, bank: ErrorBank, levels: Tensor) -> Tensor:
         """Errors (B, C, k, h, w) for the first k latent frames of the condition (Eq. 5, Unif_T).
 
-        With more than one draw n, their sum over √n: what the errors of a model have in common grows with √n against
-        what is random, as it does from clip to clip, and the size of the rest stays that of one.
+        The sum of one to `image_draws` errors: what so many clips in a row add up to.
         """
-        count = torch.randint(1, self.settings.image_draws + 1, (len(levels), 1, 1, 1, 1), generator=self.generator)
+        counts = torch.randint(1, self.settings.image_draws + 1, (len(levels),), generator=self.generator)
         total = self._image_draw(bank, levels)
         for drawn in range(1, self.settings.image_draws):
-            total = total + self._image_draw(bank, levels) * (count > drawn)
-        return self.as_condition(total / count.sqrt())
+            more = counts > drawn
+            if more.any():
+                total[more] += self._image_draw(bank, levels[more])
+        return self.as_condition(total)
 
     def _image_draw(self, bank: ErrorBank, levels: Tensor) -> Tensor:
         match self.settings.image_from:
