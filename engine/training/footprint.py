@@ -33,6 +33,23 @@ WAN_I2V_14B: dict[str, object] = {  # transformer/config.json of Wan-AI/Wan2.1-I
     "image_dim": 1280,
     "added_kv_proj_dim": 5120,
 }
+UMT5_XXL: dict[str, object] = {  # `umt5_xxl` of Wan's modules/t5.py
+    "vocab_size": 256_384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10_240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+CLIP_VIT_H: dict[str, object] = {  # vision tower of Wan's open-clip xlm-roberta ViT-H/14
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
 ZERO2_BUCKET = 500_000_000  # elements; DeepSpeed's default reduce_bucket_size, which the launcher file leaves alone
 VAE_ENCODE_BYTES_PER_PIXEL = 15_100  # float32, untiled, 81 frames: 5.6 GiB at 832×480 (peak of its allocations)
 
@@ -250,16 +267,17 @@ def step_flops(
 
 
 def wan_encoders(
-    text: Mapping[str, object],
-    image: Mapping[str, object] | None,
-    vae: Mapping[str, object],
-    *,
     width: int,
     height: int,
+    *,
+    text: Mapping[str, object] = UMT5_XXL,
+    image: Mapping[str, object] | None = CLIP_VIT_H,
+    vae: Mapping[str, object] | None = None,
 ) -> list[Item]:
-    """What Wan keeps on the device while clips are encoded, from the config.json of its parts.
+    """What Wan keeps on the device while windows of `width` × `height` are encoded; Wan 2.1's parts unless given.
 
-    The text encoder is in bfloat16, the image encoder and the VAE in float32, as `models.wan` loads them.
+    text, image, vae: as in their config.json. The text encoder is in bfloat16, image encoder and VAE are in float32, as
+    `models.wan` loads them.
     """
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
@@ -267,7 +285,7 @@ def wan_encoders(
     with torch.device("meta"):
         parts = {
             "text encoder, bfloat16": (2, UMT5EncoderModel(UMT5Config(**text))),
-            "VAE, float32": (4, AutoencoderKLWan.from_config(dict(vae))),
+            "VAE, float32": (4, AutoencoderKLWan.from_config(dict(vae or {}))),
         }
         if image is not None:
             parts["image encoder, float32"] = (4, CLIPVisionModel(CLIPVisionConfig(**image)))
