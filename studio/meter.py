@@ -76,7 +76,7 @@ def film(project: Project, preset: Preset, clips: Sequence[PlannedClip], *, view
     if drifting:
         first, cause = drifting[0][0], drifting[0][1].causes[0]
         share = f"{len(drifting):,} of {clips_text(len(judged))} {'drifts' if len(drifting) == 1 else 'drift'}"
-        what = f"{share}, first clip {first.index + 1}: {SENTENCES[cause]}."
+        what = f"{share}; the first is clip {first.index + 1}: {SENTENCES[cause]}."
         text = what if view_only else f"{what} {remedy(project, preset, cause)}"
         return {"text": text, "clip_id": first.clip.id}
     if judged:

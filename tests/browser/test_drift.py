@@ -23,7 +23,7 @@ def test_each_finished_clip_says_whether_it_drifts(screen, studio, photo):
     film(screen, studio, photo)
     expect(meter(screen, 0)).to_have_text("Holds")
     expect(meter(screen, 2)).to_have_text("Grainy")
-    expect(screen.page.locator(".drift-words")).to_contain_text("2 of 4 clips drift, first clip 3: grain")
+    expect(screen.page.locator(".drift-words")).to_contain_text("2 of 4 clips drift; the first is clip 3: grain")
     expect(screen.page.get_by_role("img", name="Likeness of the background")).to_be_visible()
 
 

@@ -90,13 +90,13 @@ def test_the_embedded_models_grain_is_not_blamed_on_its_seed(project, preset):
 
 def test_the_film_says_where_drift_begins(project, store, preset):
     found = meter.film(project, preset, planned(store, preset, STEADY, GRAINY, WORSE), view_only=False)
-    assert found["text"].startswith("2 of 3 clips drift, first clip 2: grain or a fine grid is building up.")
+    assert found["text"].startswith("2 of 3 clips drift; the first is clip 2: grain or a fine grid is building up.")
     assert found["clip_id"] == project.clips[1].id
 
 
 def test_a_viewer_is_told_the_fact_without_the_advice(project, store, preset):
     found = meter.film(project, preset, planned(store, preset, GRAINY), view_only=True)
-    assert found["text"] == "1 of 1 clip drifts, first clip 1: grain or a fine grid is building up."
+    assert found["text"] == "1 of 1 clip drifts; the first is clip 1: grain or a fine grid is building up."
 
 
 @pytest.mark.parametrize(
