@@ -70,6 +70,7 @@ class StudioApp:
 def open_studio(config: Config, *, backend: str = "", examples: Path | None = None) -> Studio:
     """The studio on `config.data_dir`, not yet started. Raises `ProjectLocked` when another one has the folder."""
     from studio.actions import Actions
+    from studio.lab import Lab
     from studio.library import Library
     from studio.limits import Guard, Rates
     from studio.queue import JobQueue
@@ -91,6 +92,8 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         stack.callback(queue.close)
         rates = Rates()
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")
+        actions.lab = Lab(data / "lab", config, preset, queue, tokens, rates, data / "uploads")
+        actions.lab.films_with, library.trained = library.count_with_preset, actions.lab.preset_file
         routes = build_routes(actions, tokens)
         guard = Guard, {"rates": rates, "public": config.public}
         return Studio(config, preset, data, actions, queue, tokens, routes, guard, stack.pop_all())
@@ -134,7 +137,8 @@ def build(config: Config, *, backend: str = "", examples: Path | None = None) ->
             "footer_links": ["api", "settings"],
             "max_file_size": "200mb",
             "blocked_paths": [
-                str(studio.data / name) for name in ("films", "secret.key", "jobs.json", "timings.json", "studio.lock")
+                str(studio.data / name)
+                for name in ("films", "lab", "secret.key", "jobs.json", "timings.json", "studio.lock")
             ]
             + [str(ASSETS)],
             "strict_cors": True,

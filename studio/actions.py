@@ -27,6 +27,7 @@ from engine.project.store import read_project
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, TemplateDrafter
 from studio import view
 from studio.feed import Feed
+from studio.lab import Lab
 from studio.library import Example, Library, Snapshot, owner_of
 from studio.limits import MAX_PROJECTS, Rates
 from studio.queue import Job, JobQueue, Listener
@@ -78,6 +79,7 @@ class Actions:
         self.tokens = tokens
         self.rates = rates
         self.uploads = uploads
+        self.lab: Lab | None = None
         self._locks: dict[str, threading.RLock] = {}
         self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
         self._undo: dict[str, list[Edit]] = defaultdict(list)
@@ -138,7 +140,7 @@ class Actions:
             check_text("".join(t for t in (owner, keywords, variant, preset, title, quality) if isinstance(t, str)))
             picture = self._uploaded(Path(upload))
             owner = self._owner_with_room(owner)
-            chosen = self._preset_called(preset)
+            chosen = self._preset_called(preset, owner)
             steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
             idea = idea_text(keywords)
             title = title_text(title) or title_from(idea)
@@ -208,10 +210,12 @@ class Actions:
             raise InputError(f"You have {MAX_PROJECTS} films here, the limit.", "Delete one first.")
         return owner
 
-    def _preset_called(self, name: str) -> Preset:
-        """The preset this studio runs; "" means that one too."""
+    def _preset_called(self, name: str, owner: str) -> Preset:
+        """The preset this studio runs ("" means that one too), or one that `owner` trained in the Lab."""
         running = self.library.default
         if name and name != running.name:
+            if trained := self.lab and self.lab.preset_of(owner, name):
+                return trained
             raise InputError(f"This studio runs the preset “{running.name}”, not “{str(name)[:64]}”.")
         return running
 
@@ -283,13 +287,16 @@ class Actions:
             ahead_s=self._time_of(ahead),
             forever=job.forever,
             ending="pause" if ending == "pause" else "stop" if ending else "",
+            behind_training=any(other.kind == "train" for other in ahead),
         )
 
     def _time_of(self, jobs: Sequence[Job]) -> float | None:
         """Seconds that `jobs` will take, or None when one of them cannot be estimated."""
         total = 0.0
         for job in jobs:
-            if job.kind == "export":
+            if job.kind == "train":
+                return None
+            if job.kind != "generate":
                 continue
             try:
                 plan = self.library.snapshot(job.project_id).plan

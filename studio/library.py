@@ -12,6 +12,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class Library:
     def __init__(self, films: Path, default: Preset, examples: Path) -> None:
         self.films = films
         self.default = default
+        self.trained: Callable[[str], Path | None] = lambda name: None  # preset file of a LoRA of the Lab
         self._examples_folder = examples
         self._lock = threading.Lock()
         self._stores: dict[str, Store] = {}
@@ -108,7 +110,7 @@ class Library:
         with self._lock:
             if project.preset in self._presets:
                 return self._presets[project.preset]
-        preset = load_preset(project.preset)
+        preset = load_preset(str(self.trained(project.preset) or project.preset))
         with self._lock:
             return self._presets.setdefault(preset.name, preset)
 
@@ -212,6 +214,14 @@ class Library:
         """Drop what was read of the project."""
         for table in (self._stores, self._snapshots, self._planning):
             table.pop(project_id, None)
+
+    def count_with_preset(self, start: str) -> int:
+        """How many films use a preset whose name starts so."""
+        count = 0
+        for project_id in list(self._owners):
+            with suppress(StudioError, OSError):
+                count += self.project(project_id).preset.startswith(start)
+        return count
 
     def examples(self) -> tuple[Example, ...]:
         if self._examples is None:

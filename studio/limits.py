@@ -22,6 +22,7 @@ MAX_FILES = 8
 MAX_RUNNING_JOBS = 1
 MAX_WAITING_JOBS = 3
 MAX_PROJECTS = 20
+MAX_RUNS = 8  # of training, an owner
 HOUR_S = 3600.0
 MAX_PER_HOUR = {"draft": 30, "upload": 200, "copy": 60}
 COUNTED = {"draft": "drafts", "upload": "uploads", "copy": "copies"}
@@ -58,8 +59,8 @@ class Refusal:
         await send({"type": "http.response.body", "body": body})
 
 
-TOO_LARGE = Refusal(413, "This request is too large.", "Pictures may have up to 25 MB, everything else 1 MB.")
-TOO_MANY_FILES = Refusal(413, f"This request holds more than {MAX_FILES} files.", "Upload one picture at a time.")
+TOO_LARGE = Refusal(413, "This request is too large.", "Pictures may have 25 MB, videos 60 MB, the rest 1 MB.")
+TOO_MANY_FILES = Refusal(413, f"This request holds more than {MAX_FILES} files.", "Upload one file at a time.")
 FOREIGN = Refusal(403, "This request comes from another site.", "Open the studio's own page.")
 NO_ADDRESSES = Refusal(400, "This studio does not fetch files from the web.", "Upload the picture itself.")
 NO_SUCH_PAGE = Refusal(404, "There is no such page here.", "Check the link.")

@@ -37,7 +37,7 @@ from engine.project.files import write_atomically
 from studio.feed import Feed, Paces
 from studio.limits import MAX_RUNNING_JOBS, MAX_WAITING_JOBS
 from studio.view import Outcome
-from studio.worker import Cancel, Export, Happened, Load, Options, Render, Worker
+from studio.worker import Cancel, Export, Happened, Load, Options, Plan, Planned, Render, Train, Trained, Worker
 
 log = logging.getLogger(__name__)
 SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is killed
@@ -50,12 +50,13 @@ RAISE_EVERY_S = 10.0  # … this often
 MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
 SHUTDOWN_S = 15.0
 WENT_WRONG = ("Something went wrong in the studio.", "Finished clips are safe. Try again.")
-Kind = Literal["generate", "export"]
+Kind = Literal["generate", "export", "plan", "train"]  # the last two are a training run's
+OF_A_RUN: tuple[Kind, ...] = ("plan", "train")
 Ending = Literal["", "pause", "stop", "shutdown"]
 
 
 class Job(BaseModel):
-    """One request for work on one project, as kept in the journal."""
+    """One request for work on one project, or training run, as kept in the journal."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -101,6 +102,16 @@ class Listener:
 
 
 @dataclass
+class TrainingListener:
+    """Told by the queue's thread. recipe: its file, written when the job starts. ended: None when it is complete."""
+
+    recipe: Callable[[Job], Path]
+    planned: Callable[[Job, Planned], None] = lambda job, event: None
+    trained: Callable[[Job, Trained], None] = lambda job, event: None
+    ended: Callable[[Job, Outcome | None], None] = lambda job, outcome: None
+
+
+@dataclass
 class _Lane:
     """What the worker is doing. `sent`: the running job's command is with the worker."""
 
@@ -143,6 +154,7 @@ class JobQueue:
         self._thread: threading.Thread | None = None
         self.unavailable: StudioError | None = None
         self.listener = Listener()
+        self.training: TrainingListener | None = None
         saved = self._read()
         self.starts = saved.starts + 1
         self.feed = feed or Feed(self.starts)
@@ -209,10 +221,10 @@ class JobQueue:
         with self._lock:
             return self._jobs[: self.place(job)]
 
-    def ending_of(self, project_id: str) -> Ending:
+    def ending_of(self, project_id: str, kind: Kind = "generate") -> Ending:
         with self._lock:
             job = self._lane.job
-            return self._lane.ending if job and job.project_id == project_id and job.kind == "generate" else ""
+            return self._lane.ending if job and job.project_id == project_id and job.kind == kind else ""
 
     def loading_for(self, project_id: str) -> str:
         """The preset whose model is being loaded for this project's running job, or ""."""
@@ -274,10 +286,10 @@ class JobQueue:
                     f"You have {mine} jobs under way, the limit here.", "Nothing is lost. Wait for one, or stop one."
                 )
 
-    def end(self, project_id: str, how: Literal["pause", "stop"], *, kept: int) -> None:
-        """Pause or stop the project's generate job; `kept`: finished clips, for the message."""
+    def end(self, project_id: str, how: Literal["pause", "stop"], *, kept: int = 0, kind: Kind = "generate") -> None:
+        """Pause or stop the project's job of this kind; `kept`: finished clips, for the message."""
         with self._lock:
-            job = self.job_of(project_id)
+            job = self.job_of(project_id, kind)
             if job is None:
                 return
             job.forever = job.asked = False
@@ -393,6 +405,9 @@ class JobQueue:
             return
         job = lane.job
         try:
+            if job.kind in OF_A_RUN:
+                self._dispatch_training(job)
+                return
             project = self._projects.project(job.project_id)
             preset = self._projects.preset(project)
             folder = self._projects.folder(job.project_id)
@@ -415,6 +430,19 @@ class JobQueue:
             self._send(Render(job.id, folder, preset, self._reserve_bytes))
         lane.sent = True
         lane.last_event = time.monotonic()
+        self.feed.bump(job.project_id)
+
+    def _dispatch_training(self, job: Job) -> None:
+        if self.training is None:
+            raise StudioError("This studio does not train.")
+        recipe = self.training.recipe(job)
+        if job.kind == "plan":
+            self._send(Plan(job.id, recipe))
+        else:
+            self._lane.loaded = ""  # the worker makes room first
+            self._send(Train(job.id, recipe))
+        self._lane.sent = True
+        self._lane.last_event = time.monotonic()
         self.feed.bump(job.project_id)
 
     def _not_started(self, job: Job, event: JobFailed) -> None:
@@ -479,6 +507,10 @@ class JobQueue:
                 self._finish(job, failed(event))
             case FilmExported():
                 self.listener.exported(job, event)
+            case Planned() | Trained():
+                tell = self.training.planned if isinstance(event, Planned) else self.training.trained
+                tell(job, event)
+                self.feed.bump(job.project_id)
             case _:
                 self._measure(job, event)
                 if isinstance(event, TakeCommitted):
@@ -527,6 +559,10 @@ class JobQueue:
             self.feed.settle(job.project_id)
             self.paces.save()
         self._save()
+        if job.kind in OF_A_RUN and self.training:
+            self.training.ended(job, outcome)
+            if self._worker and self._warm and not (self._jobs or self._lane.loaded or self._closing):
+                self._load(self._warm)  # ready for the next film
         self.listener.changed(job.project_id)
         self.feed.bump(job.project_id)
         self._wake()
@@ -595,6 +631,8 @@ class JobQueue:
         if job.kind == "export":
             self.listener.exported(job, JobFailed("The export was interrupted.", "Your clips are safe. Export again."))
             self._finish(job, None)
+        elif job.kind in OF_A_RUN:
+            self._finish(job, ended("pause", None) if job.ending else Outcome("interrupted"))
         elif job.ending:
             self._finish(job, ended(job.ending, None, clip_id=clip_id, number=live.index if live else None))
         elif job.restarts > MAX_RESTARTS:
@@ -626,6 +664,8 @@ class JobQueue:
 
     def _take_up(self, job: Job) -> None:
         """A job of an earlier run: it goes on by itself, or waits for a click, or was ended as the studio closed."""
+        if job.kind in OF_A_RUN:
+            return  # paused: training is gone on with when somebody asks
         if job.ending:
             self._outcomes[job.project_id] = ended(job.ending, None)
         elif job.after_restart == "continue":

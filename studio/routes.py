@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from engine.errors import ProjectCorrupt, ProjectNotFound, StudioError
 from studio.actions import Actions
+from studio.lab import drift_curves, limits
 from studio.limits import MAX_JSON_BYTES
 from studio.tokens import Grant, Tokens
 
@@ -45,12 +46,22 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
         ("GET", "/p/{id}/anchor", routes.anchor),
         ("GET", "/p/{id}/export/{name}", routes.export),
     ]
+    per_run: list[tuple[str, str, Answer]] = [
+        ("GET", "/lab/{id}/state", routes.run_state),
+        ("POST", "/lab/{id}/act", routes.run_act),
+        ("GET", "/lab/{id}/poster/{name}", routes.run_poster),
+        ("GET", "/lab/{id}/sheet/{step}", routes.run_sheet),
+    ]
     return Starlette(
         routes=[
             Route("/health", routes.health, methods=["GET"]),
             Route("/examples", routes.examples, methods=["GET"]),
             Route("/examples/{name}/poster", routes.example_poster, methods=["GET"]),
+            Route("/lab/drift", routes.drift, methods=["GET"]),
+            Route("/lab/runs", routes.runs, methods=["POST"]),
+            Route("/lab/new", routes.new_run, methods=["POST"]),
             *(Route(path, routes.guarded(answer), methods=[method]) for method, path, answer in per_project),
+            *(Route(path, routes.guarded(answer, of_a_run=True), methods=[m]) for m, path, answer in per_run),
         ],
         exception_handlers={404: not_found, 405: not_found},
     )
@@ -87,16 +98,18 @@ class Routes:
         self.actions = actions
         self.tokens = tokens
 
-    def guarded(self, answer: Answer) -> Callable[[Request], Any]:
+    def guarded(self, answer: Answer, *, of_a_run: bool = False) -> Callable[[Request], Any]:
         """`answer` behind the token check; absent, wrong and other projects' tokens all look like no project."""
 
         async def endpoint(request: Request) -> Response:
             project_id = request.path_params["id"]
             token = request.headers.get("x-studio-token") or request.query_params.get("token")
             grant = self.tokens.check(token, project_id)
-            if grant is None or not self.actions.exists(project_id):
+            exists = self.actions.lab.exists if of_a_run else self.actions.exists
+            if grant is None or not exists(project_id):
                 return JSONResponse(NOT_FOUND, 404)
-            if answer == self.state and self._unchanged(request, project_id):
+            rev = self.actions.lab.rev if of_a_run else self.actions.rev
+            if answer in (self.state, self.run_state) and unchanged(request, rev(project_id)):
                 return Response(status_code=204, headers=NO_STORE)
             if request.method == "POST":
                 request.state.body = await request.body()
@@ -111,10 +124,6 @@ class Routes:
             return refused(err)
         except Exception as err:  # the one place where a bug becomes an answer
             return unexpected(err)
-
-    def _unchanged(self, request: Request, project_id: str) -> bool:
-        since = request.query_params.get("since", "")
-        return since.isascii() and since.isdigit() and int(since) == self.actions.rev(project_id)
 
     async def health(self, request: Request) -> Response:
         return JSONResponse(self.actions.health(), headers=NO_STORE)
@@ -149,17 +158,9 @@ class Routes:
         return Response(json.dumps(state), media_type="application/json", headers=NO_STORE)
 
     def act(self, request: Request, grant: Grant) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return answer_with(415, "Actions are JSON.", "Send application/json.")
-        body = request.state.body
-        if len(body) > MAX_JSON_BYTES:
-            return answer_with(413, "This request is too large.", "Send less.")
-        try:
-            command = json.loads(body)
-        except (ValueError, RecursionError):
-            command = None
-        if not isinstance(command, dict):
-            return answer_with(400, "Actions are JSON objects.", "Reload the page.")
+        command = command_of(request)
+        if isinstance(command, Response):
+            return command
         project_id = request.path_params["id"]
         if grant.scope == "view" and command.get("action") != "copy":
             return answer_with(403, "This link is for viewing.", "Make a copy to change it.")
@@ -197,6 +198,82 @@ class Routes:
     def export(self, request: Request, grant: Grant) -> Response:
         path = self.actions.export_file(request.path_params["id"], request.path_params["name"])
         return FileResponse(path, media_type="video/mp4", filename=path.name, headers=NO_STORE)
+
+    # Training runs
+
+    async def runs(self, request: Request) -> Response:
+        """The runs of the owner whose secret the body holds, and what films can be made with."""
+
+        def answer(request: Request, owner: str) -> Response:
+            lab = self.actions.lab
+            found = {"runs": lab.runs(owner), "models": lab.models(owner), "limits": limits(lab.base)}
+            return JSONResponse(found, headers=NO_STORE)
+
+        return await self._for_owner(request, answer)
+
+    async def new_run(self, request: Request) -> Response:
+        def answer(request: Request, owner: str) -> Response:
+            run_id, token = self.actions.lab.create(owner)
+            return JSONResponse({"id": run_id, "token": token}, headers=NO_STORE)
+
+        return await self._for_owner(request, answer)
+
+    async def _for_owner(self, request: Request, answer: Callable[[Request, str], Response]) -> Response:
+        request.state.body = await request.body()
+        command = command_of(request)
+        if isinstance(command, Response):
+            return command
+        owner = command.get("owner")
+        if not isinstance(owner, str) or not 8 <= len(owner) <= 200:
+            return answer_with(400, "The browser did not say whose runs these are.", "Reload the page.")
+        return await run_in_threadpool(self._answered, answer, request, owner)
+
+    async def drift(self, request: Request) -> Response:
+        return JSONResponse({"curves": drift_curves()}, headers=NO_STORE)
+
+    def run_state(self, request: Request, grant: Grant) -> Response:
+        run_id = request.path_params["id"]
+        state = self.actions.lab.state(
+            run_id,
+            media_base=f"{base(request)}/lab/{run_id}",
+            token=self.tokens.give(run_id, "view", expiry=grant.expiry),
+        )
+        return JSONResponse(state, headers=NO_STORE)
+
+    def run_act(self, request: Request, grant: Grant) -> Response:
+        command = command_of(request)
+        if isinstance(command, Response):
+            return command
+        if grant.scope == "view":
+            return answer_with(403, "This link is for viewing.", "Open your own run.")
+        return JSONResponse({"ok": True, **self.actions.lab.act(request.path_params["id"], command)}, headers=NO_STORE)
+
+    def run_poster(self, request: Request, grant: Grant) -> Response:
+        path = self.actions.lab.poster_file(request.path_params["id"], request.path_params["name"])
+        return FileResponse(path, media_type="image/jpeg", headers=IMMUTABLE)
+
+    def run_sheet(self, request: Request, grant: Grant) -> Response:
+        path = self.actions.lab.sheet_file(request.path_params["id"], request.path_params["step"])
+        return FileResponse(path, media_type="image/png", headers=NO_STORE)
+
+
+def unchanged(request: Request, rev: int) -> bool:
+    since = request.query_params.get("since", "")
+    return since.isascii() and since.isdigit() and int(since) == rev
+
+
+def command_of(request: Request) -> dict[str, Any] | Response:
+    """The JSON object in the body, which was read before, or the refusal."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return answer_with(415, "Actions are JSON.", "Send application/json.")
+    body = request.state.body
+    if len(body) > MAX_JSON_BYTES:
+        return answer_with(413, "This request is too large.", "Send less.")
+    try:
+        command = json.loads(body)
+    except (ValueError, RecursionError):
+        command = None
+    return command if isinstance(command, dict) else answer_with(400, "Actions are JSON objects.", "Reload the page.")
 
 
 def base(request: Request) -> str:

@@ -39,6 +39,7 @@ class JobFacts:
     ahead_s: float | None = None
     forever: bool = False
     ending: Literal["", "pause", "stop"] = ""
+    behind_training: bool = False  # a training run is before it
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,9 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             place = facts.job.place if facts.job else 0
             if not place:
                 return "Starting…"
+            if facts.job and facts.job.behind_training:
+                first = "A training run is" if place == 1 else f"{place} jobs, one of them a training run, are"
+                return f"{first} before yours. Pause it in the Lab to go on at once."
             wait = f", {eta_text(facts.job.ahead_s)}" if facts.job and facts.job.ahead_s is not None else ""
             return f"{place} {'job' if place == 1 else 'jobs'} before yours{wait}."
         case "loading":

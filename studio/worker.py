@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.backends.base import Interrupted
 from engine.config import Preset
-from engine.errors import OutOfMemory, StudioError
+from engine.errors import OutOfMemory, StudioError, TrainingError
 from engine.events import (
     ClipStarted,
     ClipStep,
@@ -77,6 +77,22 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Say what the training run of `recipe` needs; the model stays loaded."""
+
+    job_id: str
+    recipe: Path
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train by `recipe`, from its last checkpoint when there is one. The film model goes first: one model at a time."""
+
+    job_id: str
+    recipe: Path
+
+
+@dataclass(frozen=True)
 class Cancel:
     job_id: str
 
@@ -85,7 +101,7 @@ class Cancel:
 class Close: ...
 
 
-Command = Load | Render | Export | Cancel | Close
+Command = Load | Render | Export | Plan | Train | Cancel | Close
 
 
 # Answers
@@ -96,11 +112,28 @@ class Beat: ...
 
 
 @dataclass(frozen=True)
+class Planned:
+    """What a training run needs: a table for the eye, why it does not fit, and what had to be assumed."""
+
+    table: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A record of the trainer; they are in the run's own journal as well."""
+
+    kind: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Happened:
     """`event` of job `job_id` ("" for the model itself); `preview` is its WebP."""
 
     job_id: str
-    event: Event
+    event: Event | Planned | Trained
     preview: bytes | None = None
 
 
@@ -140,6 +173,10 @@ class Child:
                     self._guarded(command.job_id, lambda job=command: self._render(job))
                 case Export():
                     self._guarded(command.job_id, lambda job=command: self._export(job))
+                case Plan():
+                    self._guarded(command.job_id, lambda job=command: self._plan(job))
+                case Train():
+                    self._guarded(command.job_id, lambda job=command: self._train(job))
         self._drop_backend()
 
     def _listen(self) -> None:
@@ -167,7 +204,7 @@ class Child:
         except OSError:
             os._exit(0)
 
-    def _happened(self, job_id: str, event: Event, preview: bytes | None = None) -> None:
+    def _happened(self, job_id: str, event: Event | Planned | Trained, preview: bytes | None = None) -> None:
         self._answer(Happened(job_id, event, preview))
 
     def _guarded(self, job_id: str, work: Any) -> None:
@@ -180,12 +217,12 @@ class Child:
         except Exception as err:
             error_id = secrets.token_hex(4)
             log.exception("error %s", error_id)
-            what = "making this clip" if self._clip_id else "loading the model" if not job_id else "this job"
+            what = "making this clip" if self._clip_id else "doing this job" if job_id else "loading the model"
             self._happened(
                 job_id,
                 JobFailed(
                     f"Something went wrong while {what}.",
-                    "Finished clips are safe. Try again; the log has the details.",
+                    "What was finished is safe. Try again; the log has the details.",
                     error_id,
                     self._clip_id,
                     type(err).__name__,
@@ -278,6 +315,44 @@ class Child:
         exported = film.export(Store(job.folder), job.preset, job.output)
         self._happened(job.job_id, exported)
         self._happened(job.job_id, JobDone(exported.clips))
+
+    def _plan(self, job: Plan) -> None:
+        from engine.training.preflight import default_machine, preflight
+        from engine.training.recipe import read_recipe
+
+        config = read_recipe(job.recipe)
+        plan, notes = preflight(config, default_machine(config))
+        self._happened(job.job_id, Planned(plan.table(), plan.problems, tuple(notes)))
+        self._happened(job.job_id, JobDone(0))
+
+    def _train(self, job: Train) -> None:
+        """Train until the end or a cancellation, which leaves a checkpoint. What does not fit is not begun."""
+        from engine.training.preflight import default_machine, preflight
+        from engine.training.recipe import read_recipe
+        from engine.training.trainer import train
+
+        self._drop_backend()
+        config = read_recipe(job.recipe)
+        plan, _ = preflight(config, default_machine(config))
+        if plan.problems:
+            raise TrainingError(plan.problems[0], "Nothing was started.")
+        try:
+            with contextlib.closing(train(job.recipe)) as records:
+                for record in records:
+                    self._happened(job.job_id, Trained(record["kind"], record))
+                    if job.job_id in self._cancelled:
+                        break
+        except (MemoryError, RuntimeError) as err:
+            if not isinstance(err, MemoryError) and type(err).__name__ != "OutOfMemoryError":
+                raise
+            raise OutOfMemory(
+                "Training needs more memory than this computer has free.", "Close other programs, then resume."
+            ) from err
+        finally:
+            gc.collect()
+        ended = JobCancelled(0) if job.job_id in self._cancelled else JobDone(0)
+        self._cancelled.discard(job.job_id)
+        self._happened(job.job_id, ended)
 
 
 class Worker:
