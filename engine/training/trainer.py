@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from engine.backends.local import to_frames
@@ -419,6 +420,7 @@ def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
         gradient_accumulation_steps=config.gradient_accumulation,
         project_dir=str(config.output),
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # ranks wait while one encodes videos
     )
     try:
         yield accelerator

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from engine.training import world
-from engine.training.pictures import toy_scenes
 from engine.training.metrics import psnr
+from engine.training.pictures import toy_scenes
 
 NOON = world.BY_NAME["noon"]
 PICTURES = world.perform(world.perform(toy_scenes(3, 48, 64, seed=5), NOON), NOON)  # of ordinary contrast
