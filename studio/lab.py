@@ -78,7 +78,7 @@ class Check(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     key: str
-    table: str = ""
+    groups: tuple[tuple[str, tuple[tuple[str, int], ...], int], ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -328,8 +328,8 @@ class Lab:
                 left = None if step_s is None else (run.steps - journal.step) * step_s
                 return f"{at[0].upper()}{at[1:]} · {eta_text(left)} left"
             case "paused":
-                reason = run.message or "Paused."
-                return f"{reason} At {at}. {RESUME}" if journal.steps else f"{reason} No step was made yet."
+                reason = run.message or "Paused"
+                return f"{reason} at {at}. {RESUME}" if journal.steps else f"{reason}. No step was made yet."
             case "done":
                 return f"Done: {run.steps} steps on {videos_text(len(run.videos))}."
         return ""
@@ -359,9 +359,9 @@ class Lab:
         return {
             "wanted": not current and bool(run.videos) and run.status == "draft",
             "checking": self.queue.job_of(run.id, "plan") is not None,
-            "table": run.check.table if run.check and current else "",
-            "problems": list(run.check.problems) if run.check and current else [],
-            "notes": list(run.check.notes) if run.check and current else [],
+            "groups": run.check.groups if run.check and current else (),
+            "problems": run.check.problems if run.check and current else (),
+            "notes": run.check.notes if run.check and current else (),
         }
 
     def _model_facts(self, run: Run, journal: Journal, phase: str) -> dict[str, Any]:
@@ -542,6 +542,9 @@ class Lab:
             raise InputError(run.missing)
         if run.status == "done":
             raise InputError("This run is done.", "Ask for more steps, or use it in a film.")
+        check = self.queue.job_of(run.id, "plan")
+        if check and check.state == "waiting":
+            self.queue.end(run.id, "stop", kind="plan")  # training looks for itself
         self.queue.enqueue("train", run.id, read_owner(self._folder(run.id)), after_restart="wait")
 
     def _pause(self, run: Run, body: Body) -> None:
@@ -566,7 +569,7 @@ class Lab:
 
     def _planned(self, job: Job, event: Planned) -> None:
         def checked(run: Run) -> Run:
-            check = Check(key=run.key, table=event.table, problems=event.problems, notes=event.notes)
+            check = Check(key=run.key, groups=event.groups, problems=event.problems, notes=event.notes)
             return run.model_copy(update={"check": check})
 
         self._change(job.project_id, checked)
@@ -585,7 +588,7 @@ class Lab:
         if job.kind == "plan":
             if outcome and outcome.kind in ("failed", "full"):
                 problem = f"{outcome.message} {outcome.hint}".strip()
-                self._planned(job, Planned("", (problem,), ()))
+                self._planned(job, Planned((), (problem,), ()))
             return
         run, complete = self._load(job.project_id), outcome is None
         if outcome and outcome.kind == "paused":
@@ -597,7 +600,7 @@ class Lab:
             changes = {"message": outcome.message, "hint": outcome.hint, "error_id": outcome.error_id}
             changes["status"] = "failed"
         elif outcome and outcome.kind == "interrupted":
-            changes["message"] = "The training was interrupted."
+            changes["message"] = "The training was interrupted"
         self._change(run.id, lambda before: before.model_copy(update=changes))
 
     # Models for films
@@ -822,8 +825,8 @@ def limits(base: Preset) -> dict[str, Any]:
         "min_steps": MIN_STEPS,
         "max_caption": MAX_CAPTION_CHARACTERS,
         "variants": [
-            {"name": v.name, "title": v.title, "promise": v.promise}
-            for v in VARIANTS.values()
-            if v.name in base.variants
+            {"name": name, "title": VARIANTS[name].title, "promise": VARIANTS[name].promise}
+            for name in ("film", "shot")
+            if name in base.variants
         ],
     }

@@ -113,9 +113,12 @@ class Beat: ...
 
 @dataclass(frozen=True)
 class Planned:
-    """What a training run needs: a table for the eye, why it does not fit, and what had to be assumed."""
+    """What a training run needs: memory and disk by item, why it does not fit, and what had to be assumed.
 
-    table: str
+    groups: (title, ((item, bytes), …), bytes available).
+    """
+
+    groups: tuple[tuple[str, tuple[tuple[str, int], ...], int], ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -322,7 +325,13 @@ class Child:
 
         config = read_recipe(job.recipe)
         plan, notes = preflight(config, default_machine(config))
-        self._happened(job.job_id, Planned(plan.table(), plan.problems, tuple(notes)))
+        groups = tuple(
+            (group.title, tuple((item.name, item.num_bytes) for item in group.items), group.available)
+            for group in plan.groups
+        )
+        if plan.bank:
+            notes = [plan.bank.sentence, *notes]
+        self._happened(job.job_id, Planned(groups, plan.problems, tuple(notes)))
         self._happened(job.job_id, JobDone(0))
 
     def _train(self, job: Train) -> None:

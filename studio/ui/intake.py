@@ -73,6 +73,7 @@ def build(preset: Preset) -> Intake:
     offered = [(VARIANTS[name].title, name) for name in ("film", "shot") if name in preset.variants]
     variant = gr.Radio(offered, value=offered[0][1], label="Kind", interactive=True, elem_id="variant")
     static("promise", elem_id="variant-note")
+    static("model", elem_id="model-choice")
     levels = [(title, name) for name, title in QUALITY.items() if name in preset.quality]
     quality = gr.Radio(
         levels,
@@ -145,6 +146,7 @@ def setup(
     return {
         "welcome": "",
         "machine": machine,
+        "model": preset.title,
         "num_frames": preset.num_frames,
         "fps": preset.fps,
         "variants": [

@@ -1,4 +1,4 @@
-"""The one screen: top bar, setup beside the player, storyboard below. Puts the panels together and nothing else."""
+"""The one screen: top bar, setup beside the player, storyboard below; or the Lab. Puts the panels together."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,13 @@ from engine.errors import StudioError
 from studio.actions import bugs_explained
 from studio.routes import PREFIX
 from studio.ui import intake, stage, storyboard, theme
-from studio.ui.parts import FOLDER
+from studio.ui.parts import FOLDER, static
 
 if TYPE_CHECKING:
     from studio import Studio
 
-SCRIPTS = ("page.js", "player.js", "storyboard.js")
+SCRIPTS = ("page.js", "player.js", "storyboard.js", "lab.js")
+STYLES = ("style.css", "lab.css")
 TITLE = "Stable Video Infinity Studio"
 
 # Carries JSON in as `value` and the page's private events out. Its template is empty for good (rule S1).
@@ -35,6 +36,7 @@ def build(studio: "Studio", *, api: "Callable[[Studio], object] | None" = None) 
             with gr.Column(elem_id="stage", scale=1):
                 stage.build()
         storyboard.build()
+        static("lab", elem_id="lab")
         bridge = gr.HTML(html_template="<i></i>", js_on_load=BRIDGE, apply_default_css=False, elem_id="bridge")
         intake.bind(panel)
         bind(studio, page, bridge, panel)
@@ -67,6 +69,7 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
                 picture,
                 keywords=keywords or "",
                 variant=variant,
+                preset=str(getattr(event, "model", ""))[:64],
                 quality=quality or "",
                 title=title or "",
                 seed=int(seed) if "seed" in touched and seed is not None else None,
@@ -141,7 +144,7 @@ def seconds_a_clip(studio: "Studio") -> dict[str, float | None]:
 
 def head() -> str:
     """Styles and scripts inline: nothing is fetched, and they are there before the first component mounts."""
-    css = theme.variables() + (FOLDER / "style.css").read_text(encoding="utf-8")
+    css = theme.variables() + "".join((FOLDER / name).read_text(encoding="utf-8") for name in STYLES)
     scripts = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     if "</style" in css or "</script" in scripts:
         raise ValueError("a style or script would end its own element")

@@ -107,6 +107,8 @@
     return secret;
   };
 
+  svi.owner = owner;
+
   const newKey = () => crypto.randomUUID ? crypto.randomUUID()
     : [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -495,6 +497,7 @@
     drawProblem();
     drawTop(state);
     drawSetup(state);
+    svi.modelChanged?.();
     saved();
   };
   svi.draw = draw;
@@ -599,7 +602,7 @@
     svi.creating = true;
     complain(null);
     draw();
-    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "", touched: [...touched] });
+    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "", model: svi.form.model ?? "", touched: [...touched] });
   };
 
   // The answer of the private create event: {project_id, token} or {message, hint}.
@@ -785,7 +788,7 @@
   // ---- keys --------------------------------------------------------------------------------------------------------
 
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+    if (event.defaultPrevented || document.querySelector("dialog[open]") || document.body.dataset.view === "lab") return;
     const command = event.ctrlKey || event.metaKey;
     if (command && event.key === "Enter") {
       event.preventDefault();
@@ -870,6 +873,7 @@
         text(at.exportLabel, "Exporting…");
         svi.act("export");
       });
+      for (const button of element.querySelectorAll("button[data-view]")) button.addEventListener("click", () => svi.view(button.dataset.view));
       find("keys").append(icon("keys"));
       find("keys").addEventListener("click", svi.keys);
       find("theme").append(icon("theme"));

@@ -234,6 +234,13 @@ def test_starting_waits_in_the_lane_of_films_and_pausing_leaves_it(lab, ready):
     assert lab.queue.job_of(ready, "train") is None
 
 
+def test_a_check_that_still_waits_gives_way_to_the_start(lab, ready):
+    lab.act(ready, {"action": "check"})
+    assert lab.state(ready)["plan"]["checking"]
+    lab.act(ready, {"action": "start"})
+    assert lab.queue.job_of(ready, "plan") is None and lab.queue.place(lab.queue.job_of(ready, "train")) == 0
+
+
 def test_a_film_behind_a_training_run_says_so(quiet, lab, ready, new_film):
     lab.act(ready, {"action": "start"})
     film = new_film(quiet, clips=1)
@@ -291,13 +298,13 @@ def test_a_restart_finds_a_started_run_paused(open_studio, footage, template):
 
 def test_the_check_belongs_to_what_it_checked(lab, ready):
     assert lab.state(ready)["plan"]["wanted"]
-    lab._planned(job_of(ready, "plan"), Planned("a table", ("It does not fit.",), ()))
+    lab._planned(job_of(ready, "plan"), Planned((("Memory", (("weights", 9),), 8),), ("It does not fit.",), ()))
     state = lab.state(ready)
-    assert state["plan"]["table"] == "a table" and not state["plan"]["wanted"]
+    assert state["plan"]["groups"] == (("Memory", (("weights", 9),), 8),) and not state["plan"]["wanted"]
     assert state["primary"]["reason"] == "It does not fit." and not state["primary"]["enabled"]
     lab.act(ready, {"action": "set", "steps": 50})
     assert lab.state(ready)["plan"] | {"checking": False} == {
-        "wanted": True, "checking": False, "table": "", "problems": [], "notes": [],
+        "wanted": True, "checking": False, "groups": (), "problems": (), "notes": (),
     }  # fmt: skip
 
 
@@ -448,7 +455,7 @@ def test_the_worker_checks_trains_pauses_and_goes_on(tmp_path, footage):
         lab.act(run_id, {"action": "set", "steps": 6})
         lab.act(run_id, {"action": "check"})
         plan = until(lambda state: not state["plan"]["checking"])["plan"]
-        assert "It fits." in plan["table"] and not plan["problems"]
+        assert sum(num_bytes for _, num_bytes in plan["groups"][0][1]) > 10_000_000 and not plan["problems"]
         lab.act(run_id, {"action": "start"})
         until(lambda state: state["step"] >= 2)
         lab.act(run_id, {"action": "pause"})
