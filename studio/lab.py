@@ -123,7 +123,10 @@ class Run(BaseModel):
 
 @dataclass
 class Journal:
-    """What a run's log.jsonl says, read on from where the last reading ended. A step that was repeated counts once."""
+    """What a run's log.jsonl says, read on from where the last reading ended.
+
+    A run that was killed goes back to its checkpoint: the steps it makes again replace those it had made.
+    """
 
     path: Path
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -146,7 +149,10 @@ class Journal:
     def _take(self, record: dict[str, Any]) -> None:
         match record["kind"]:
             case "step":
-                self.steps[int(record["step"])] = record
+                step = int(record["step"])
+                if step <= self.step:
+                    self.steps = {known: kept for known, kept in self.steps.items() if known < step}
+                self.steps[step] = record
             case "sample":
                 self.samples[int(record["step"])] = Path(record["file"]).name
             case "latents":
@@ -156,7 +162,7 @@ class Journal:
 
     @property
     def step(self) -> int:
-        return max(self.steps, default=0)
+        return next(reversed(self.steps), 0)  # they come in order
 
     def step_s(self) -> float | None:
         """Seconds a step takes, from the last ones."""

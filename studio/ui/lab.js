@@ -388,8 +388,9 @@
   };
 
   let taking = Promise.resolve();
-  const take = (files) => (taking = taking.then(async () => {
-    const run = lab.run, videos = files.filter((file) => !isTable(file)), tables = files.filter(isTable), refused = [];
+  const take = (files) => (taking = taking.then(() => takeInto(lab.run, files)).catch((error) => complain(error)));
+  const takeInto = async (run, files) => {
+    const videos = files.filter((file) => !isTable(file)), tables = files.filter(isTable), refused = [];
     for (const [index, file] of videos.entries()) {
       text(at.uploading, `Adding ${index + 1} of ${videos.length}: ${file.name}`);
       try { await send(`${LAB()}${run.id}/act`, { action: "add", upload: await upload(file), name: file.name.slice(0, 200) }, run.token); }
@@ -406,7 +407,7 @@
     }
     text(at.uploading, note);
     complain(refused.length ? { message: refused.join(" "), hint: "" } : null);
-  }));
+  };
 
   // ---- the model of the next film ----------------------------------------------------------------------------------
 

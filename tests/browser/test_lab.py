@@ -105,6 +105,7 @@ def test_the_lab_is_accessible_and_fits_a_phone(scheme, studio, open_screen, mat
     expect(screen.page.locator("#first-run")).to_be_visible()
     check(screen, f"lab-{scheme}-welcome")
     screen.page.locator("#first-run").click()
+    expect(screen.page.locator(".lab-drop")).to_be_visible()
     screen.page.set_input_files("#lab-files", [material / name for name in CAPTIONS])
     expect(screen.page.locator(".lab-video")).to_have_count(3)
     figures = screen.page.locator(".lab-panels figure")

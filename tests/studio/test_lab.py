@@ -322,6 +322,13 @@ def test_a_torn_line_and_a_repeated_step_do_not_spoil_the_curve(tmp_path):
     assert journal.read().curve() == {"steps": [1, 2, 3, 4], "loss": [1, 2, 3, 0.5], "fill": [None] * 4}
 
 
+def test_a_killed_run_that_goes_back_to_its_checkpoint_shows_where_it_is(tmp_path):
+    path = tmp_path / "log.jsonl"
+    records = [{"kind": "step", "step": step, "loss": step / 10, "clips_per_s": 4.0} for step in (1, 2, 3, 4, 2)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert Journal(path).read().step == 2
+
+
 def test_a_long_run_is_drawn_with_few_points(lab, ready):
     log_of(lab, ready, 5000)
     curve = lab.state(ready)["curve"]
@@ -452,7 +459,7 @@ def test_the_worker_checks_trains_pauses_and_goes_on(tmp_path, footage):
         studio.start()
         run_id, _ = lab.create(OWNER)
         lab.act(run_id, {"action": "caption", "video": added(lab, run_id, footage), "caption": "Night falls"})
-        lab.act(run_id, {"action": "set", "steps": 6})
+        lab.act(run_id, {"action": "set", "steps": 9})
         lab.act(run_id, {"action": "check"})
         plan = until(lambda state: not state["plan"]["checking"])["plan"]
         assert sum(num_bytes for _, num_bytes in plan["groups"][0][1]) > 10_000_000 and not plan["problems"]
@@ -461,10 +468,16 @@ def test_the_worker_checks_trains_pauses_and_goes_on(tmp_path, footage):
         lab.act(run_id, {"action": "pause"})
         paused = until(lambda state: state["status"] in ("paused", "done"))
         assert paused["step"] >= 2
-        lab.act(run_id, {"action": "resume"} if paused["status"] == "paused" else {"action": "set", "steps": 6})
+        assert paused["status"] == "paused", "paused too late for the test to resume anything"
+        lab.act(run_id, {"action": "resume"})
+        until(lambda state: state["step"] > paused["step"])
+        lab.queue._worker.process.kill()
+        killed = until(lambda state: state["status"] != "training")
+        assert killed["status"] == "paused" and "interrupted at step" in killed["message"]
+        lab.act(run_id, {"action": "resume"})
         done = until(lambda state: state["status"] == "done")
-        assert done["step"] == 6 and done["curve"]["steps"] == [1, 2, 3, 4, 5, 6]
-        assert done["samples"] and lab.sheet_file(run_id, "6").stat().st_size > 1000
+        assert done["step"] == 9 and done["curve"]["steps"] == [*range(1, 10)]
+        assert done["samples"] and lab.sheet_file(run_id, "9").stat().st_size > 1000
         assert lab.act(run_id, {"action": "use"})["model"]["variant"] == "film"
     finally:
         studio.close()
