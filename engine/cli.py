@@ -353,14 +353,14 @@ def run_export_lora(args: argparse.Namespace, say) -> None:
     from engine.training.preflight import transformer_of
 
     sizes = transformer_of(load_preset(args.preset or Config.load().preset), [])
-    written = export_lora(args.lora, args.out, layout=args.format, transformer_config=sizes)
+    written = export_lora(args.lora, args.target, layout=args.format, transformer_config=sizes)
     say({"event": "lora_exported"} | asdict(written) | {"path": str(written.path)})
 
 
 def run_import_pickles(args: argparse.Namespace, say) -> None:
     from engine.training.pickles import ImportedClip, import_pickles
 
-    for result in import_pickles(args.folder, args.out, trust_files=args.trust_files):
+    for result in import_pickles(args.folder, args.target, trust_files=args.trust_files):
         kind = "clip_imported" if isinstance(result, ImportedClip) else "clip_skipped"
         say({"event": kind} | {key: str(value) for key, value in vars(result).items()})
 
@@ -566,6 +566,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="print memory, disk and time, and start nothing")
     sub.add_argument("--gpus", type=int, metavar="N", help="plan for so many GPUs (dry run)")
     sub.add_argument("--gpu-gb", type=float, metavar="GB", help="of so much memory each (dry run)")
+    sub.add_argument("--ram-gb", type=float, metavar="GB", help="of so much host memory (dry run)")
+    sub.add_argument("--disk-gb", type=float, metavar="GB", help="of so much free disk (dry run)")
     sub.add_argument(
         "--strategy", choices=("plain", "zero2", "fsdp"), default="plain", help="how ranks share (dry run)"
     )
@@ -573,11 +575,11 @@ def parser() -> argparse.ArgumentParser:
     sub = command("export-lora", run_export_lora, "Write a LoRA in the spelling of another program.")
     sub.add_argument("lora", type=Path, metavar="LORA.safetensors")
     sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", dest="target")
     preset(sub)
 
     sub = command("import-pickles", run_import_pickles, "Turn upstream's pickled Talk and Dance data into videos.")
     sub.add_argument("folder", type=Path, metavar="FOLDER")
-    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", dest="target")
     sub.add_argument("--trust-files", action="store_true", help="read the pickles; only plain data is allowed in them")
     return top

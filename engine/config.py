@@ -178,8 +178,9 @@ def load_preset(name: str) -> Preset:
     """The preset called `name`, or the one in the YAML file of that path."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        path = PRESETS / f"{name}.yaml"
-        if name not in preset_names():
+        bases = {base.stem: base for base in (PRESETS / "models").glob("*.yaml")}  # to train on, not to offer
+        path = bases.get(name, PRESETS / f"{name}.yaml")
+        if name not in (*bases, *preset_names()):
             raise ConfigError(f"There is no preset “{name}”.", nearest(name, preset_names()))
     data = read_yaml(path)
     data.setdefault("name", path.stem.lower())

@@ -192,6 +192,13 @@ def encode_videos(
     return cache
 
 
+def batch_size(config: TrainingConfig) -> int:
+    """Clips that a rank takes at once; the largest, where batches differ."""
+    if config.videos:
+        return config.videos.batch_size
+    return max(b.num_pictures * b.prompts_per_picture for phase in config.phases for b in phase.buckets)
+
+
 def latent_weights(codec: pocket_codec.PocketCodec, num_latent_frames: int, last_frame_weight: float) -> Tensor:
     """Weights (1, C, f, 1, 1) that turn squared latent errors into squared pixel errors, plus a small floor.
 

@@ -11,7 +11,7 @@ from engine.errors import ConfigError, TrainingError
 from engine.models.pocket import PocketShape, transformer_config
 from engine.training.dataset import scan
 from engine.training.error_bank import BankSettings
-from engine.training.footprint import WAN_I2V_14B, LatentShape, Strategy
+from engine.training.footprint import WAN_I2V_14B, Item, LatentShape, Strategy, wan_encoders
 from engine.training.plan import Machine, Plan, TrainingRun, training_plan
 from engine.training.recipe import TrainingConfig
 from engine.training.world import NUM_FRAMES
@@ -42,6 +42,7 @@ def preflight(
                 picture_tokens=257 if sizes.get("image_dim") else 0,
                 num_windows=_num_windows(config, notes),
                 num_conditions=_conditions(config),
+                encoders=_encoders(config, is_pocket),
                 running_average=config.ema > 0,
                 bank=_bank(config),
             ),
@@ -114,6 +115,14 @@ def _num_windows(config: TrainingConfig, notes: list[str]) -> int:
 def _conditions(config: TrainingConfig) -> int:
     anchors = config.videos.anchors_per_window if config.videos else 1
     return anchors * (2 if config.row.num_motion_frames > 1 else 1)
+
+
+def _encoders(config: TrainingConfig, is_pocket: bool) -> tuple[Item, ...]:
+    """What is loaded beside the transformer while videos are encoded; the pocket's parts are too small to count."""
+    if config.videos is None or is_pocket:
+        return ()
+    height, width = config.videos.size
+    return tuple(wan_encoders(width, height))
 
 
 def _bank(config: TrainingConfig) -> BankSettings | str | None:

@@ -142,6 +142,10 @@ def start(
         weight_decay=config.weight_decay,
     )
     names = list(loaded.trained)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it asks for a data loader, or for this
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = models.batch_size(
+            config
+        )
     *modules, optimizer = accelerator.prepare(*loaded.trained.values(), optimizer)
     return TrainingState(
         loaded.components,

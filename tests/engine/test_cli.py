@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from engine import backends, cli
+from engine.config import PRESETS
 from tests.fakes import ScriptedBackend
 
 
@@ -202,3 +203,34 @@ def test_doctor_says_what_runs_here(run):
     code, out, _ = run("doctor", "--json")
     report = events(out)[0]
     assert code == 0 and report["h264_encoder"] is True and "pocket" in report["presets"]
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    machine = ("--gpus", 8, "--gpu-gb", 80, "--ram-gb", 2000, "--disk-gb", 4000, "--strategy", "zero2")
+    code, out, err = run("train", PRESETS / "train-wan21-film-script.yaml", "--dry-run", *machine)
+    assert (code, err) == (0, "")
+    assert "400 layers (800 tensors)" in "\n".join(out)
+    assert out[-1] == "It fits."
+    assert not list(tmp_path.rglob("runs"))
+
+
+def test_a_dry_run_for_half_a_machine_is_refused(run):
+    code, _, err = run("train", PRESETS / "train-pocket-film.yaml", "--dry-run", "--gpus", 8)
+    assert code == 2 and "--gpu-gb" in err
+
+
+@pytest.mark.parametrize("layout", ["comfy", "upstream", "diffusers"])
+def test_a_lora_is_exported_in_the_spelling_of_another_program(layout, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    source = PRESETS.parent / "pocket" / "loras" / "shot.safetensors"
+    arguments = ["export-lora", str(source), "--format", layout, "--out", str(out), "--preset", "pocket", "--json"]
+    assert cli.main(arguments) == 0
+    (event,) = events(capsys.readouterr().out.splitlines())
+    assert (event["event"], event["num_modules"]) == ("lora_exported", 40)
+    assert out.stat().st_size > 1_000_000
+
+
+def test_pickles_are_not_read_without_a_word_of_trust(tmp_path, capsys):
+    assert cli.main(["import-pickles", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "trust" in capsys.readouterr().err
