@@ -458,7 +458,7 @@
   };
 
   svi.mounts.lab = (element) => {
-    for (const node of element.querySelectorAll("[data-at]")) at[node.dataset.at] = node;
+    for (const node of element.querySelectorAll("[data-lab]")) at[node.dataset.lab] = node;
     at.newRun.addEventListener("click", create);
     at.firstRun.addEventListener("click", create);
     at.remove.addEventListener("click", remove);
@@ -474,7 +474,7 @@
   };
 
   svi.mounts.model = (element) => {
-    for (const node of element.querySelectorAll("[data-at]")) at[node.dataset.at] = node;
+    for (const node of element.querySelectorAll("[data-lab]")) at[node.dataset.lab] = node;
     at.model.addEventListener("change", () => choose(lab.models.find((model) => model.name === at.model.value)));
     svi.parts.model = { update: drawModels };
     setTimeout(async () => {
