@@ -5,8 +5,8 @@ from pathlib import Path
 from engine.config import Preset
 from engine.errors import ConfigError
 from engine.models.pocket import load_components
-from engine.training.pictures import HELD_OUT
 from engine.training.gates import report
+from engine.training.pictures import HELD_OUT
 
 
 def run(preset: Preset, *, sheet: Path | None = None) -> dict:

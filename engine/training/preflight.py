@@ -109,7 +109,9 @@ def _num_windows(config: TrainingConfig, notes: list[str]) -> int:
     if not config.videos.folder.is_dir():
         notes.append(f"The folder {config.videos.folder.name} is not here: the latent cache is left out.")
         return 0
-    return len(scan(config.videos.folder).items) * config.videos.windows_per_video
+    settings = config.videos
+    dataset = scan(settings.folder, num_frames=settings.num_frames, fps=settings.fps)
+    return len(dataset.items) * settings.windows_per_video
 
 
 def _conditions(config: TrainingConfig) -> int:

@@ -9,8 +9,8 @@ from engine.errors import ConfigError
 from engine.evaluation import pocket_gates
 from engine.models import pocket
 from engine.training import gates, world
-from engine.training.pictures import toy_scenes
 from engine.training.gates import Figures
+from engine.training.pictures import toy_scenes
 from engine.training.publish import shipped_score, vocabulary
 from tests.engine.models.test_pocket import components  # noqa: F401
 

@@ -5,9 +5,9 @@ from engine.config import ASSETS
 from engine.errors import WeightsMissing
 from engine.models import pocket, pocket_codec
 from engine.training import world
-from engine.training.pictures import toy_scenes
 from engine.training.gates import generate, prompt
 from engine.training.metrics import psnr
+from engine.training.pictures import toy_scenes
 
 SHAPE = pocket.PocketShape(num_layers=2, ffn_dim=64)
 

@@ -3,8 +3,8 @@ import torch
 
 from engine.models import pocket_codec
 from engine.training import world
-from engine.training.pictures import toy_scenes
 from engine.training.metrics import psnr
+from engine.training.pictures import toy_scenes
 
 
 @pytest.fixture(scope="module")
