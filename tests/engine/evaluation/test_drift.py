@@ -114,7 +114,7 @@ def test_every_lora_of_a_folder_is_an_arm_of_its_variant(tmp_path):
 def test_the_base_pads_with_zeros_and_a_lora_as_its_variant():
     arms, _ = find_arms(load_preset("pocket"), Settings(3, 2, 1, Resolution(32, 32), 1))
     assert {arm.name: arm.padding for arm in arms if arm.role in ("base", "erft")} == {
-        "shot base": "zeros", "shot erft": "anchor", "film base": "zeros",
+        "shot base": "zeros", "shot erft": "anchor", "film base": "zeros", "film erft": "zeros",
     }  # fmt: skip
 
 

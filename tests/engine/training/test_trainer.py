@@ -106,7 +106,17 @@ def test_an_interrupted_run_goes_on_as_if_it_was_not(recipe, tmp_path, base):
     assert equal(first, second), f"stopped after step {stop}"
 
 
-def test_a_process_killed_while_it_trains_resumes_to_the_same_lora(recipe, tmp_path):
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Sums come in another order with another number of threads: here and in child processes there is one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_process_killed_while_it_trains_resumes_to_the_same_lora(recipe, tmp_path, one_thread):
     """SIGKILL, without a last checkpoint: what was saved before is gone on from, and the end is the same."""
     list(trainer.train(recipe("whole", checkpoint_every_s=0.001), until=6))
     path = recipe("killed", checkpoint_every_s=0.001, log_every=1)
