@@ -22,8 +22,9 @@ SENTENCES: dict[Cause, str] = {
     "sharpness": "the picture is getting soft",
     "grain": "grain or a fine grid is building up",
 }
-# Grain of the pocket model after six clips: light moves 0.04 to 0.10 on one photograph, where three seeds agree to
-# 0.001; 0.05 on another, and none when it stays still. With one prompt Shot has 0.16 and 0.13, Film 0.10 and 0.08.
+# Grain of the pocket model after six clips, with weights before error recycling: light moves 0.04 to 0.10 on one
+# photograph, where three seeds agree to 0.001; 0.05 on another, and none when it stays still. With one prompt Shot has
+# 0.16 and 0.13, Film 0.10 and 0.08.
 POCKET_GRAIN = "The embedded model adds a little with every light move, and almost none while the picture stays still."
 
 
