@@ -192,6 +192,14 @@ def encode_videos(
     return cache
 
 
+def move_encoders(components: Components, device: torch.device) -> None:
+    """Move what encodes texts, pictures and videos to `device`: 14 GB with Wan, idle while a cache is trained on."""
+    for part in (components.encode_text, components.encode_image, components.codec):
+        module = getattr(part, "encoder", None) or getattr(part, "vae", None)
+        if module is not None:
+            module.to(device)
+
+
 def batch_size(config: TrainingConfig) -> int:
     """Clips that a rank takes at once; the largest, where batches differ."""
     if config.videos:

@@ -131,6 +131,7 @@ def start(
     if config.videos:
         cache = yield from models.encode_videos(config, loaded, accelerator, journal.write)
         ranks = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
+        models.move_encoders(loaded.components, torch.device("cpu"))  # what a step does not use leaves the GPU
         material: Material = VideoMaterial(config, cache, seed=config.seed, **ranks)
     else:
         material = WorldMaterial(config, loaded.components.codec, source, seed)
@@ -368,11 +369,14 @@ def _sample(state: TrainingState, config: TrainingConfig) -> Path:
     last = state.step == config.num_steps
     num_clips = max(config.samples.clips, config.samples.long_clips if last else 0)
     latents, prompts = state.material.story(num_clips)
+    models.move_encoders(state.components, state.components.device)
     if latents is None:
         anchor = to_frames(held_out_photos(config.evaluate_size)[:1, :, None], "round")[0]
     else:
         anchor = samples.first_frame(state.components, latents)
     clips = samples.make_film(state.average, config, anchor, prompts)
+    if config.videos:
+        models.move_encoders(state.components, torch.device("cpu"))
     return samples.write_sheet(anchor, clips, config.output / "samples" / f"step-{state.step:06d}.png")
 
 
@@ -420,7 +424,7 @@ def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
     """An Accelerator for this run. Its state is one per process: it is dropped at the end, so that another run in the
     same process may choose another precision."""
     accelerator = Accelerator(
-        mixed_precision=config.precision,
+        mixed_precision=config.precision if config.precision != "no" else None,  # None: as the launcher says
         gradient_accumulation_steps=config.gradient_accumulation,
         project_dir=str(config.output),
         cpu=not torch.cuda.is_available(),
