@@ -425,7 +425,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
                 raise UnusableVideo("has a video codec we cannot decode")
             if max(stream.width, stream.height) > MAX_SIDE or stream.width * stream.height > MAX_PIXELS:
                 raise UnusableVideo(f"has {stream.width}×{stream.height} pixels, more than {MAX_SIDE}×4320")
-            stream.thread_type = "AUTO"
+            stream.thread_type = "SLICE"  # with frame threads FFmpeg reports some damage only now and then
             # Damage is an error, not a grey smear to be trained on; a size that changes later meets the same limit.
             stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
             yield container, stream
