@@ -1,13 +1,11 @@
 """The recycling loop around the pure functions: draws errors from two banks, injects them, keeps the new ones."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from engine.diffusion.flow import sigma_schedule
 from engine.errors import TrainingError
 from engine.training.error_bank import BankSettings, ErrorBank, check_budget
 from engine.training.footprint import LatentShape
-from engine.training.plan import Machine, fitting_bank
+from engine.training.plan import BANK_SHARE, Machine, fitting_bank
 from engine.training.recipe import BankRecipe, Recycling
 from engine.training.recycling import (
     Errors,
@@ -30,7 +28,6 @@ from engine.training.recycling import (
 
 log = logging.getLogger(__name__)
 Gather = Callable[[Tensor], Tensor]  # the tensors of all ranks, one after another along dimension 0
-RAM_SHARE = 0.5  # of what is free, for the banks of all ranks of this machine
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ class Recycler:
         kept = ~flags.clean | lucky
         if self.settings.keep == "clean condition":
             kept = ~flags.image
-        kept = kept.to(sigma.device)
+        finite = torch.isfinite(errors.latents).flatten(1).all(1) & torch.isfinite(errors.noise).flatten(1).all(1)
+        kept = kept.to(sigma.device) & finite
         parts = (errors.latents, errors.noise, sigma.flatten(), kept)
         if step < self.settings.warmup_steps:
             parts = tuple(gather(part) for part in parts)
@@ -192,8 +190,6 @@ def budget_bytes(recipe: BankRecipe, num_ranks: int, folder: Path | None) -> int
     """Bytes that the banks of one rank may take: as the recipe says, else half of what is free on this machine."""
     if recipe.budget_gb is not None:
         return int(recipe.budget_gb * 1e9)
-    free = psutil.virtual_memory().available
-    if recipe.on_disk and folder is not None:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = psutil.disk_usage(str(existing)).free
-    return math.floor(RAM_SHARE * free / num_ranks)
+    machine = Machine.here(folder or Path())
+    free = machine.disk_free_bytes if recipe.on_disk else machine.host_ram_bytes
+    return int(BANK_SHARE * free / num_ranks)

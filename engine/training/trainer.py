@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -93,11 +93,13 @@ def _steps(
     end: int,
 ) -> Iterator[dict[str, Any]]:
     saved_at = began = time.monotonic()
-    clips, healthy = 0, True
+    clips, whole = 0, True  # whole: no step is half done
     with _termination() as stopping:
         try:
             while state.step < end and not stopping.is_set():
+                whole = False
                 figures = train_step(state, config, accelerator)
+                whole = True
                 clips += figures.pop("clips")
                 if state.step % config.log_every == 0 or state.step == end:
                     rate = clips / (time.monotonic() - began)
@@ -108,11 +110,8 @@ def _steps(
                 if time.monotonic() - saved_at > config.checkpoint_every_s:
                     save_checkpoint(checkpoint, snapshot(state, accelerator))
                     saved_at = time.monotonic()
-        except TrainingError:
-            healthy = False
-            raise
         finally:
-            if healthy:
+            if whole:
                 save_checkpoint(checkpoint, snapshot(state, accelerator))
 
 
@@ -208,8 +207,7 @@ def _loss(state: TrainingState, config: TrainingConfig, accelerator: Accelerator
     if state.recycler:
         with torch.no_grad():
             errors = state.recycler.errors_of(injected, velocity.detach(), sigma, latents)
-            if torch.isfinite(loss):
-                state.recycler.keep(errors, sigma, flags, state.step, accelerator.gather)
+            state.recycler.keep(errors, sigma, flags, state.step, accelerator.gather)
     return loss
 
 
@@ -258,10 +256,11 @@ def snapshot(state: TrainingState, accelerator: Accelerator) -> dict[str, Any]:
 
 def restore(state: TrainingState, saved: dict[str, Any], accelerator: Accelerator) -> None:
     """Continue from `saved`, a `snapshot`. One of another variant, rank or model raises `TrainingError`."""
+    made_with = saved.get("identity", {})
     for name, mine in state.identity.items():
-        if saved["identity"].get(name) != mine:
+        if made_with.get(name) != mine:
             raise TrainingError(
-                f"The checkpoint was made with {name} {saved['identity'].get(name)}; the recipe says {mine}.",
+                f"The checkpoint was made with {name} {made_with.get(name)}; the recipe says {mine}.",
                 "Use another output folder, or the settings it was made with.",
             )
     try:
@@ -440,14 +439,27 @@ def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
 
 @contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that a step is finished and the checkpoint written before the process ends."""
-    stopping = threading.Event()
+    """An event that SIGTERM and Ctrl-C set, so that a step is finished and the checkpoint written before the end.
+
+    Ctrl-C then ends the block with KeyboardInterrupt. A second one does not wait.
+    """
+    stopping, interrupted = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+    def interrupt(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set(), stopping.set()
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: stopping.set())}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the studio's worker leaves Ctrl-C to its parent
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield stopping
     finally:
-        with suppress(ValueError):
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt

@@ -132,6 +132,46 @@ def test_a_process_killed_while_it_trains_resumes_to_the_same_lora(recipe, tmp_p
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
 
 
+def test_ctrl_c_in_the_middle_of_a_step_finishes_it_and_resumes_exactly(recipe, tmp_path):
+    list(trainer.train(recipe("whole"), until=5))
+    path, seen = recipe("stopped"), []
+    original = trainer._loss
+
+    def pressed(*arguments):
+        seen.append(None)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments)
+
+    trainer._loss = pressed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(trainer.train(path))
+    finally:
+        trainer._loss = original
+    assert state_of(tmp_path / "stopped")["step"] == 3
+    list(trainer.train(path, until=5))
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "stopped"))
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_the_last_whole_checkpoint(recipe, tmp_path):
+    path = recipe("broken")
+    list(trainer.train(path, until=2))
+    good = state_of(tmp_path / "broken")
+    original = trainer._predict
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    trainer._predict = fail
+    try:
+        with pytest.raises(RuntimeError):
+            list(trainer.train(path))
+    finally:
+        trainer._predict = original
+    assert equal(good, state_of(tmp_path / "broken"))
+
+
 def test_closing_the_generator_leaves_a_checkpoint(recipe, tmp_path):
     records = trainer.train(recipe("closed", log_every=2))
     next(records)
