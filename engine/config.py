@@ -5,7 +5,7 @@ Order of precedence: defaults here < `assets/presets/<name>.yaml` < environment 
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -142,10 +142,22 @@ def validated(model: type[Model], data: object, source: str) -> Model:
         first = err.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         if first["type"] == "extra_forbidden":
-            hint = nearest(str(first["loc"][-1]), [name for name in model.model_fields if name != "folder"])
+            known = _settings_at(model, first["loc"][:-1]).model_fields
+            hint = nearest(str(first["loc"][-1]), [name for name in known if name != "folder"])
             raise ConfigError(f"Unknown key “{key}” in {source}.", hint) from err
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"“{key}” in {source} is wrong: {reason}.") from err
+
+
+def _settings_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel]:
+    """The settings that hold the key at `location` of `model`, through lists, mappings and optional parts."""
+    for name in location:
+        if name in model.model_fields:
+            parts = [model.model_fields[name].annotation]
+            while parts and not (isinstance(parts[0], type) and issubclass(parts[0], BaseModel)):
+                parts = [*parts[1:], *get_args(parts[0])]
+            model = parts[0] if parts else model
+    return model
 
 
 def read_yaml(path: Path) -> dict:

@@ -325,6 +325,8 @@ def test_a_change_on_the_command_line_reaches_the_recipe(recipe):
         read_recipe(path, ["recycling"])
     with pytest.raises(ConfigError, match=r"recycling\.picture"):
         read_recipe(path, ["recycling.picture=1"])
+    with pytest.raises(ConfigError, match=r"recycling\.bank\.capasity.*Did you mean “capacity”"):
+        read_recipe(path, ["recycling.bank.capasity=1"])
 
 
 @pytest.mark.parametrize(
