@@ -58,7 +58,7 @@ def import_pickles(folder: Path, out: Path, *, trust_files: bool, fps: int = FPS
     """
     if not trust_files:
         raise TrainingError(
-            "Pickle files can run code while they are read, so they are imported only when you say you trust them.",
+            "Pickle files can run code while they are read, and are imported only when you say that you trust them.",
             "Add --trust-files; even then only plain data is read from them.",
         )
     root = folder.resolve()
