@@ -30,6 +30,7 @@ ALLOWED = {
     "controls": {"media"},
     "training": {"diffusion", "models", "media", "project", "backends"},  # sample films go through the seam
     "evaluation": {"diffusion", "models", "media", "project", "training", "backends", "story"},
+    "weights": {"project"},
     "film": {"backends", "media", "project"},
     "doctor": {"backends"},
     "cli": {"backends", "film", "media", "project", "story", "training", "evaluation", "doctor"},
