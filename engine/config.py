@@ -4,38 +4,76 @@ Order of precedence: defaults here < `assets/presets/<name>.yaml` < environment 
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.domain import Resolution, nearest_resolution
 from engine.errors import ConfigError, nearest
-from engine.variants import VARIANTS, Variant
+from engine.variants import METHODS, VARIANTS, Base, Variant, trained_for
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 PRESETS = ASSETS / "presets"
 MAX_YAML_BYTES = 256_000
+MODELS_PREFIX = "models:"  # models:owner/name/path is a file or folder of that Hub repository in the models folder
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def models_dir() -> Path:
+    """Where downloaded weights lie: `SVI_MODELS_DIR`, else models/ beside the studio."""
+    return Path(os.environ.get("SVI_MODELS_DIR") or ROOT / "models")
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class VariantPreset(Settings):
-    """What a preset adds to a variant: the LoRA that makes the base model an SVI model."""
+class LoraPreset(Settings):
+    """A LoRA fused beside the variant's own, with the strength for each expert of the model."""
 
+    lora: str
+    low_noise_lora: str | None = None
+    strength: float = Field(1.0, ge=0.0, le=1.5)
+    low_noise_strength: float = Field(1.0, ge=0.0, le=1.5)
+
+
+class VariantPreset(Settings):
+    """What a preset adds to a variant: the published method and the LoRA that makes the base an SVI model."""
+
+    method: str | None = None
     lora: str | None = None
+    low_noise_lora: str | None = None
     lora_strength: float = Field(1.0, ge=0.0, le=1.5)
+    extra_loras: tuple[LoraPreset, ...] = ()
+
+
+class DraftPreset(Settings):
+    """Few-step sampling with distilled LoRAs; their steps, shift and guidance belong together."""
+
+    num_inference_steps: int = Field(4, ge=1, le=16)
+    guidance_scale: float = Field(1.0, ge=0.0, le=30.0)
+    shift: float = Field(5.0, gt=0.0)
+    loras: tuple[LoraPreset, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class LoraChoice:
+    """One LoRA for one expert. `own`: the variant's, which must adapt every layer; the project sets its strength."""
+
+    path: Path
+    strength: float
+    own: bool
 
 
 class ComponentPaths(Settings):
     """Folders in diffusers layout that replace the sub-folder of the same name under `model`."""
 
     transformer: str | None = None
+    transformer_2: str | None = None
     vae: str | None = None
     text_encoder: str | None = None
     tokenizer: str | None = None
@@ -49,6 +87,7 @@ class Preset(Settings):
     title: str
     description: str = ""
     family: Literal["pocket", "wan"]
+    base: Base = "wan2.1"
     model: str
     components: ComponentPaths = ComponentPaths()
     variants: dict[str, VariantPreset] = {"shot": VariantPreset(), "film": VariantPreset()}
@@ -59,11 +98,13 @@ class Preset(Settings):
     quality: dict[Literal["fast", "balanced", "best"], int] = {}
     guidance_scale: float = Field(5.0, ge=0.0, le=30.0)
     shift: float = Field(5.0, gt=0.0)
+    draft: DraftPreset | None = None
     negative_prompt: str = ""
     max_sequence_length: int = Field(512, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     uint8: Literal["round", "floor"] = "round"
+    random_weights: bool = False
     folder: Path = Field(default=Path(), exclude=True)
 
     @field_validator("num_frames")
@@ -89,7 +130,49 @@ class Preset(Settings):
                 raise ValueError(f"unknown variant “{name}”. {nearest(name, list(VARIANTS))}")
         return value
 
+    @model_validator(mode="after")
+    def _parts_belong_together(self) -> "Preset":
+        for name, entry in self.variants.items():
+            row = self.method_row(name)
+            if row.name != name:
+                raise ValueError(f"“{row.method}” makes a {row.name}, not a {name}")
+            if self.family == "wan" and row.base != self.base:
+                raise ValueError(f"“{row.method}” was trained on {row.base}, and this preset's base is {self.base}")
+            if self.shift != row.shift:
+                raise ValueError(f"“{row.method}” was trained with shift {row.shift:g}; got {self.shift:g}")
+            if row.num_motion_frames >= self.num_frames:
+                raise ValueError(f"“{row.method}” carries {row.num_motion_frames} frames over; clips must be longer")
+            self._check_loras(row, entry)
+        return self
+
+    def _check_loras(self, row: Variant, entry: VariantPreset) -> None:
+        """Refuse a published LoRA where another row's, or the other expert's, belongs."""
+        for key, expert in (("lora", "high"), ("low_noise_lora", "low")):
+            path = getattr(entry, key)
+            if path and key == "low_noise_lora" and row.boundary is None:
+                raise ValueError(f"“{row.method}” has one expert: there is no place for `{key}`")
+            known = trained_for(Path(path).name) if path else None
+            if known and known[0].method != row.method:
+                raise ValueError(
+                    f"{Path(path).name} is the LoRA of “{known[0].method}” ({known[0].base}, "
+                    f"{known[0].num_motion_frames} motion frames); this entry is “{row.method}”"
+                )
+            if known and known[1] != expert:
+                raise ValueError(f"{Path(path).name} is for the {known[1]}-noise expert: the two LoRAs are swapped")
+        if row.boundary is not None and bool(entry.lora) != bool(entry.low_noise_lora):
+            raise ValueError(f"“{row.method}” has two experts: give both `lora` and `low_noise_lora`, or neither")
+
+    def method_row(self, variant: str) -> Variant:
+        """The row that makes `variant` here: the one its entry names, else the variant's first published one."""
+        method = self.variants[variant].method or VARIANTS[variant].method
+        if method not in METHODS:
+            raise ValueError(f"unknown method “{method}”. {nearest(method, list(METHODS))}")
+        return METHODS[method]
+
     def path(self, text: str) -> Path:
+        """A path as written in the preset: `models:owner/name/…` lies in the models folder, others beside the file."""
+        if text.startswith(MODELS_PREFIX):
+            return (models_dir() / text.removeprefix(MODELS_PREFIX)).resolve()
         return (self.folder / text).resolve()
 
     def component(self, name: str) -> Path:
@@ -100,11 +183,22 @@ class Preset(Settings):
     def variant(self, name: str) -> Variant:
         if name not in self.variants:
             raise ConfigError(f"The preset “{self.name}” has no variant “{name}”.", nearest(name, list(self.variants)))
-        return VARIANTS[name]
+        return self.method_row(name)
 
     def lora(self, variant: str) -> Path | None:
         lora = self.variants[variant].lora
         return self.path(lora) if lora else None
+
+    def loras(self, variant: str, expert: Literal["high", "low"], *, strength: float, draft: bool) -> list[LoraChoice]:
+        """What is fused into one expert: the variant's LoRA at `strength`, the extra ones, and a draft's own."""
+        entry, low = self.variants[variant], expert == "low"
+        own = entry.low_noise_lora if low else entry.lora
+        chosen = [LoraChoice(self.path(own), strength, own=True)] if own and strength else []
+        for extra in (*entry.extra_loras, *(self.draft.loras if draft and self.draft else ())):
+            path, amount = (extra.low_noise_lora, extra.low_noise_strength) if low else (extra.lora, extra.strength)
+            if path and amount:
+                chosen.append(LoraChoice(self.path(path), amount, own=False))
+        return chosen
 
     def offered_resolutions(self) -> tuple[Resolution, ...]:
         return tuple(Resolution(width, height) for width, height in self.resolutions)

@@ -94,6 +94,7 @@ class Clip(Saved):
     id: Id = Field(default_factory=new_id)
     prompt: Prompt
     seed: Seed | None = None
+    draft: bool | None = None  # None: as the project says
     pinned_take: Digest | None = None
 
 
@@ -128,6 +129,7 @@ class Project(Saved):
     guidance_scale: float = Field(ge=0.0, le=30.0)
     negative_prompt: str = Field(default="", max_length=2000)
     lora_strength: float = Field(default=1.0, ge=0.0, le=1.5)
+    draft: bool = False  # few steps with the preset's distilled LoRAs, for clips that do not say otherwise
     storyline_source: Literal["user", "qwen", "template"] = "user"
     inputs: Inputs
     clips: tuple[Clip, ...] = ()
@@ -138,6 +140,10 @@ class Project(Saved):
             if clip.id == clip_id:
                 return index
         raise InputError("That clip is not in the storyboard any more.", "Reload the page to see the current one.")
+
+    def is_draft(self, index: int) -> bool:
+        own = self.clips[index].draft
+        return self.draft if own is None else own
 
     def seed_of(self, index: int) -> int:
         clip = self.clips[index]
@@ -180,6 +186,8 @@ class Take(Saved):
     num_frames: int
     overlap: int
     tail_frames: int
+    tail_latents: int = 0
+    draft: bool = False
     width: int
     height: int
     fps: int
@@ -196,7 +204,8 @@ class ClipRequest:
     """Everything that determines the pixels of one clip. Picklable.
 
     anchor: uint8 (H, W, 3), the reference picture. condition_frames: uint8 (n, H, W, 3), n = 1 for the first clip, else
-    the variant's motion frames, oldest first.
+    the variant's motion frames, oldest first. tail_latents: float32 (C, n, h, w), the previous clip's last denoised
+    latents where the variant hands those over, else None. draft: sample as the preset's draft settings say.
     """
 
     digest: str
@@ -216,3 +225,6 @@ class ClipRequest:
     parent_digest: str | None
     anchor: np.ndarray = field(repr=False)
     condition_frames: np.ndarray = field(repr=False)
+    tail_latents: np.ndarray | None = field(default=None, repr=False)
+    draft: bool = False
+    shift: float = 5.0

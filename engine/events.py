@@ -50,6 +50,15 @@ class ClipStarted(Event):
 
 
 @dataclass(frozen=True)
+class ClipNotice(Event):
+    """What the backend had to change to go on, in words for the person who waits."""
+
+    clip_id: str
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class ClipStep(Event):
     """`preview`: uint8 (n, h, w, 3), a few small frames, or None on steps that make no preview."""
 

@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 
 from engine import __version__, backends, faults
-from engine.backends.base import Backend, ClipResult
+from engine.backends.base import Backend, ClipResult, Notice
 from engine.config import Preset
 from engine.domain import Clip, ClipRequest, Inputs, Project, Take, check_num_clips, clean_prompt
 from engine.errors import (
+    ConfigError,
     DiskFull,
     GenerationError,
     InputError,
@@ -30,7 +31,7 @@ from engine.errors import (
     ProjectError,
     disk_errors_explained,
 )
-from engine.events import ClipStarted, ClipStep, Event, FilmExported, TakeCommitted
+from engine.events import ClipNotice, ClipStarted, ClipStep, Event, FilmExported, TakeCommitted
 from engine.media import drift, image, video
 from engine.project import takes as takes_on_disk
 from engine.project.store import Store
@@ -79,7 +80,26 @@ class Plan:
 
 
 def timeline_of(project: Project, preset: Preset) -> Timeline:
-    return Timeline(preset.num_frames, VARIANTS[project.variant].num_motion_frames, preset.fps)
+    return Timeline(preset.num_frames, preset.variant(project.variant).num_motion_frames, preset.fps)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one clip is sampled: the project's settings, or all of the preset's for drafts."""
+
+    draft: bool
+    num_inference_steps: int
+    guidance_scale: float
+    shift: float
+
+
+def sampling_of(project: Project, preset: Preset, index: int) -> Sampling:
+    """The sampling of clip `index`. Raises `ConfigError` when a draft is wanted that the preset does not have."""
+    if not project.is_draft(index):
+        return Sampling(False, project.num_inference_steps, project.guidance_scale, preset.shift)
+    if preset.draft is None:
+        raise ConfigError(f"The preset “{preset.name}” has no draft quality.", "Set the clips to full quality.")
+    return Sampling(True, preset.draft.num_inference_steps, preset.draft.guidance_scale, preset.draft.shift)
 
 
 def create(
@@ -93,6 +113,7 @@ def create(
     title: str = "",
     idea: str = "",
     num_inference_steps: int | None = None,
+    draft: bool = False,
     source: Literal["user", "qwen", "template"] = "user",
     original_name: str = "",
 ) -> Store:
@@ -120,6 +141,7 @@ def create(
         guidance_scale=preset.guidance_scale,
         negative_prompt=preset.negative_prompt,
         lora_strength=preset.variants[variant].lora_strength,
+        draft=draft,
         storyline_source=source,
         inputs=Inputs(
             image=anchor.name,
@@ -141,31 +163,40 @@ def refuse_existing(folder: Path) -> None:
 
 def digest_of(project: Project, preset: Preset, index: int, parent_digest: str | None, weights: str) -> str:
     """A hash of everything that determines the pixels of clip `index`, the parent take's digest included."""
-    clip = project.clips[index]
+    clip, sampling = project.clips[index], sampling_of(project, preset, index)
     variant = preset.variant(project.variant)
     facts = {
         "version": DIGEST_VERSION,
         "anchor": project.inputs.image_sha256,
         "parent": parent_digest,
         "prompt": clip.prompt,
-        "negative_prompt": project.negative_prompt if project.guidance_scale != 1.0 else "",
+        "negative_prompt": project.negative_prompt if sampling.guidance_scale != 1.0 else "",
         "seed": project.seed_of(index),
-        "steps": project.num_inference_steps,
-        "guidance": project.guidance_scale,
+        "steps": sampling.num_inference_steps,
+        "guidance": sampling.guidance_scale,
         "lora_strength": project.lora_strength,
         "resolution": [project.resolution.width, project.resolution.height],
         "variant": [variant.name, variant.num_motion_frames, variant.padding, variant.guidance_terms],
-        "sampling": [preset.family, preset.num_frames, preset.fps, preset.shift, preset.dtype, preset.uint8],
+        "sampling": [preset.family, preset.num_frames, preset.fps, sampling.shift, preset.dtype, preset.uint8],
         "max_sequence_length": preset.max_sequence_length,
         "weights": weights,
     }
+    if variant.base != "wan2.1" or variant.method != VARIANTS[variant.name].method:
+        facts["method"] = [variant.method, variant.num_motion_latents, variant.boundary]
+    if extras := [
+        (expert, choice.strength)
+        for expert in ("high", "low")
+        for choice in preset.loras(project.variant, expert, strength=0.0, draft=sampling.draft)
+    ]:
+        facts["extra_loras"] = extras
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def plan(store: Store, preset: Preset, project: Project | None = None) -> Plan:
     """What is done, stale or missing. A clip is done when a whole take has the digest it would be asked for with."""
     project = project or store.load()
-    weights = backends.fingerprint(preset, project.variant)
+    drafts = {project.is_draft(index) for index in range(len(project.clips))} or {project.draft}
+    weights = {draft: backends.fingerprint(preset, project.variant, draft=draft) for draft in drafts}
     takes = store.takes()
     latest: dict[str, Take] = {}
     for take in sorted(takes.values(), key=lambda take: take.created):
@@ -174,7 +205,7 @@ def plan(store: Store, preset: Preset, project: Project | None = None) -> Plan:
     parent: str | None = None
     for index, clip in enumerate(project.clips):
         pinned = clip.pinned_take if clip.pinned_take in takes else None
-        digest = pinned or digest_of(project, preset, index, parent, weights)
+        digest = pinned or digest_of(project, preset, index, parent, weights[project.is_draft(index)])
         take = takes.get(digest)
         status = "done" if take else "stale" if clip.id in latest else "missing"
         planned.append(PlannedClip(index, clip, digest, project.seed_of(index), status, take or latest.get(clip.id)))
@@ -188,11 +219,15 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
     if wanted is None:
         return None
     project, index = planned.project, wanted.index
-    variant = preset.variant(project.variant)
+    variant, sampling = preset.variant(project.variant), sampling_of(project, preset, index)
     anchor = image.fit(image.load(store.anchor_file(project)), project.resolution)
     parent = planned.clips[index - 1].digest if index else None
+    condition, latents = anchor[None], None
     try:
-        condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames) if parent else anchor[None]
+        if parent and variant.num_motion_latents:
+            latents = takes_on_disk.tail_latents(store.take_folder(parent), variant.num_motion_latents)
+        elif parent:
+            condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames)
     except ProjectError as err:
         log.warning("clip %d cannot be continued and is made again: %s", index, err.message)
         takes_on_disk.set_aside(store.takes_folder, str(parent))
@@ -205,8 +240,8 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
         prompt=wanted.clip.prompt,
         negative_prompt=project.negative_prompt,
         seed=wanted.seed,
-        num_inference_steps=project.num_inference_steps,
-        guidance_scale=project.guidance_scale,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
         lora_strength=project.lora_strength,
         num_frames=preset.num_frames,
         overlap=timeline_of(project, preset).overlap(index),
@@ -215,6 +250,9 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
         parent_digest=parent,
         anchor=anchor,
         condition_frames=condition,
+        tail_latents=latents,
+        draft=sampling.draft,
+        shift=sampling.shift,
     )
 
 
@@ -266,6 +304,9 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
             if isinstance(item, ClipResult):
                 result = item
                 continue
+            if isinstance(item, Notice):
+                yield ClipNotice(request.clip_id, request.index, item.text)
+                continue
             faults.hit("clip.step")
             now = time.monotonic()
             yield ClipStep(request.clip_id, request.index, item.step, item.of, now - step_began, item.preview)
@@ -291,6 +332,7 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
         backend=backend.info.name,
         timings=result.timings | {"drift": time.process_time() - measuring},
         drift=reading,
+        tail_latents=result.tail_latents,
     )
     faults.hit("clip.committed")
     seconds = time.monotonic() - began

@@ -73,7 +73,7 @@ def test_a_module_imports_only_downwards(path):
                 assert rest[0] in ALLOWED.get(parts[1], set()), f"{name} imports {imported}"
         if top == "gradio":
             assert name.startswith("studio/ui/") or name in ("studio/__init__.py",), f"{name} imports gradio"
-        if top in MODEL_STACK:
+        if top in MODEL_STACK and imported != "safetensors.numpy":  # which knows numpy only
             assert name.startswith(MAY_IMPORT_TORCH), f"{name} imports {imported}"
 
 

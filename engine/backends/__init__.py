@@ -4,11 +4,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from engine.backends.base import Backend, BackendInfo, ClipResult, Interrupted, StepDone
+from engine.backends.base import Backend, BackendInfo, ClipResult, Interrupted, Notice, StepDone
 from engine.config import Preset
 from engine.errors import WeightsMissing
 
-__all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "StepDone", "fingerprint", "open_backend"]
+__all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "Notice", "StepDone", "fingerprint", "open_backend"]
 
 WHOLE_BYTES = 64 << 20
 SAMPLE_BYTES = 1 << 20
@@ -22,14 +22,17 @@ def open_backend(preset: Preset, *, threads: int | None = None) -> Backend:
     return LocalBackend.open(preset, threads=threads)
 
 
-def fingerprint(preset: Preset, variant: str) -> str:
+def fingerprint(preset: Preset, variant: str, *, draft: bool = False) -> str:
     """A hash of the weights that `variant` uses, computed without torch in well under a second.
 
     Files above 64 MiB count by size and by their first and last MiB (the safetensors header and the last tensor).
     """
+    if preset.random_weights:
+        return hashlib.sha256(f"random weights: {preset.name} {variant} {draft}".encode()).hexdigest()
     roots = [preset.path(preset.model), *(preset.path(p) for p in preset.components.model_dump().values() if p)]
-    lora = preset.lora(variant)
-    files = [file for root in roots for file in weight_files(root)] + ([lora] if lora else [])
+    files = [file for root in roots for file in weight_files(root)]
+    for expert in ("high", "low"):
+        files += [choice.path for choice in preset.loras(variant, expert, strength=1.0, draft=draft)]
     if not files:
         raise WeightsMissing(
             f"The preset “{preset.name}” has no weights at {roots[0].name}/.", "Check `model:` in the preset."
@@ -46,6 +49,8 @@ def fingerprint(preset: Preset, variant: str) -> str:
 
 def weight_files(root: Path) -> list[Path]:
     """Files under `root` that decide the output, in a stable order; LoRAs and vocabulary are named elsewhere."""
+    if root.is_file():
+        return [root]
     if not root.is_dir():
         raise WeightsMissing(f"The weights folder {root.name}/ is missing.", "Check the paths in the preset.")
     return sorted(

@@ -31,11 +31,22 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something the person should know while the clip goes on, such as a step down for lack of memory."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class ClipResult:
-    """The generated clip: uint8 RGB (F, H, W, 3), the overlap included. `timings`: CPU seconds per phase."""
+    """The generated clip: uint8 RGB (F, H, W, 3), the overlap included. `timings`: CPU seconds per phase.
+
+    tail_latents: float32 (C, n, h, w), the clip's last denoised latents, where its variant hands them over.
+    """
 
     frames: np.ndarray
     timings: dict[str, float] = field(default_factory=dict)
+    tail_latents: np.ndarray | None = None
 
 
 class Interrupted(Exception):
@@ -47,8 +58,8 @@ class Backend(Protocol):
 
     info: BackendInfo
 
-    def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
-        """Yield a `StepDone` for every step, then exactly one `ClipResult`.
+    def generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
+        """Yield a `StepDone` for every step, then exactly one `ClipResult`; a `Notice` may come at any time before it.
 
         The same request gives the same frames. Raises `GenerationError` (`OutOfMemory` when memory ran out).
         """

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine import backends, faults
-from engine.backends.base import BackendInfo, ClipResult, Interrupted, StepDone
+from engine.backends.base import BackendInfo, ClipResult, Interrupted, Notice, StepDone
 from engine.config import Preset
 from engine.diffusion.conditioning import Conditioning, Counters, TextCache, prepare
 from engine.diffusion.flow import sigma_schedule
@@ -34,10 +33,11 @@ from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
-from engine.models.lora import LoraSlot, read_lora
+from engine.models.expert import Expert
+from engine.variants import Variant
 
 log = logging.getLogger(__name__)
-BASE = ()  # no LoRA is fused
+MAX_TRIES = 3  # of a clip that runs out of memory, each on a lower tier
 
 
 class LocalBackend:
@@ -48,13 +48,15 @@ class LocalBackend:
         self.counters = Counters()
         self.info = BackendInfo(preset.name, str(components.device), fingerprint)
         self._texts = TextCache(components.encode_text, self.counters)
-        self._slot = LoraSlot(components.transformer)
-        self._fused: tuple | None = BASE
+        self._experts = [Expert("high", components.transformer)]
+        if components.low_noise_transformer is not None:
+            self._experts.append(Expert("low", components.low_noise_transformer))
         self._interrupted = threading.Event()
         # Twice a block, so that a stop does not wait for a step of several seconds.
         self._hooks = [
             module.register_forward_pre_hook(self._check_interrupt)
-            for block in components.transformer.blocks
+            for expert in self._experts
+            for block in expert.transformer.blocks
             for module in (block.norm1, block.ffn)
         ]
 
@@ -75,27 +77,39 @@ class LocalBackend:
         log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
         return cls(components, preset, fingerprint=backends.fingerprint(preset, next(iter(preset.variants))))
 
-    def generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
-        """See `Backend.generate`."""
+    def generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
+        """See `Backend.generate`. A clip that runs out of memory is tried again on lower tiers, where there are any."""
         self._interrupted.clear()
         hint = "Finished clips are safe. Close other programs or choose a smaller size, then resume."
-        try:
-            yield from self._generate(request)
-            return
-        except (MemoryError, RuntimeError) as err:
-            if not is_out_of_memory(err):
-                raise
+        for _ in range(MAX_TRIES):
+            try:
+                yield from self._generate(request)
+                return
+            except (MemoryError, RuntimeError) as err:
+                if not is_out_of_memory(err):
+                    raise
+            release_memory()  # outside the except block: its traceback holds the tensors of the failed try
+            placement = self.components.placement
+            lowered = placement.step_down() if placement is not None else None
+            if lowered is None:
+                break
+            log.warning("clip %d ran out of memory: %s", request.index + 1, lowered)
+            yield Notice(lowered)
         raise out_of_memory(f"Clip {request.index + 1}", hint)
 
     @torch.inference_mode()  # on a generator it is left and entered again at every yield
-    def _generate(self, request: ClipRequest) -> Iterator[StepDone | ClipResult]:
+    def _generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
         seconds: Counter[str] = Counter()
         scales = (request.guidance_scale,)  # the one term of Shot and Film: text
         variant = self.preset.variant(request.variant)
         length = self.preset.max_sequence_length
         needs_negative = 1 in passes(scales)
         with timed(seconds, "lora"):
-            self._use_lora(request)
+            for expert in self._experts:
+                loras = self.preset.loras(
+                    request.variant, expert.name, strength=request.lora_strength, draft=request.draft
+                )
+                self.counters.lora_fusions += expert.use(loras)
         with timed(seconds, "text"):
             for text in (request.prompt, request.negative_prompt)[: 1 + needs_negative]:
                 self._texts(text, length)
@@ -103,14 +117,14 @@ class LocalBackend:
             conditioning = prepare(
                 request,
                 self.components,
-                padding=variant.padding,
+                variant=variant,
                 texts=self._texts,
                 max_sequence_length=length,
                 needs_negative=needs_negative,
                 counters=self.counters,
             )
         faults.hit("clip.encoded")
-        for step in clocked(self._denoise(request, conditioning, scales), seconds, "denoise"):
+        for step in clocked(self._denoise(request, conditioning, scales, variant), seconds, "denoise"):
             latents = step.latents
             yield self._step_done(request, step, seconds)
         if not torch.isfinite(latents).all():
@@ -126,40 +140,44 @@ class LocalBackend:
         with timed(seconds, "uint8"):
             frames = to_frames(pixels, self.preset.uint8)
         faults.hit("clip.decoded")
-        yield ClipResult(frames, dict(seconds))
+        tail = None
+        if variant.num_motion_latents:
+            tail = latents[0, :, -variant.num_motion_latents :].float().cpu().numpy()
+        yield ClipResult(frames, dict(seconds), tail)
 
-    def _use_lora(self, request: ClipRequest) -> None:
-        """Fuse what the request's variant asks for, unless it is what is fused. A file that changed is read again."""
-        path = self.preset.lora(request.variant)
-        wanted = (path, stamp(path), request.lora_strength) if path and request.lora_strength else BASE
-        if wanted == self._fused:
-            return
-        self._fused = None  # until it is done: after an error in here the weights are neither the old nor the new
-        if wanted == BASE:
-            self._slot.clear()
-        else:
-            self._slot.fuse(read_lora(path, self.components.transformer), request.lora_strength)
-        self._fused = wanted
-        self.counters.lora_fusions += 1
-
-    def _denoise(self, request: ClipRequest, conditioning: Conditioning, scales: tuple[float, ...]) -> Iterator[Step]:
+    def _denoise(
+        self, request: ClipRequest, conditioning: Conditioning, scales: tuple[float, ...], variant: Variant
+    ) -> Iterator[Step]:
         components = self.components
         prompts = [conditioning.prompt_embeds]
         if conditioning.negative_prompt_embeds is not None:
             prompts.append(conditioning.negative_prompt_embeds)
         kind = ReusingDenoiser if components.device.type == "cpu" else PlainDenoiser
-        denoiser = kind(components.transformer, prompts, conditioning.image_embeds)
+        denoisers: dict[str, PlainDenoiser | ReusingDenoiser] = {}
 
         def predict(latents: Tensor, sigma: float) -> Tensor:
+            expert = self._expert_at(sigma, variant)
+            if expert.name not in denoisers:
+                denoisers.clear()  # the noise only falls: the other expert's work is done
+                if components.placement is not None:
+                    components.placement.bring(expert.transformer)
+                denoisers[expert.name] = kind(expert.transformer, prompts, conditioning.image_embeds)
+            denoiser = denoisers[expert.name]
             model_input = torch.cat([latents.to(components.dtype), conditioning.condition_latents], dim=1)
-            self.counters.transformer_passes += len(passes(scales))
-            return guide(lambda branch: denoiser(model_input, sigma, branch).float(), scales)
+            branches = passes(scales)
+            self.counters.transformer_passes += len(branches)
+            return guide((denoiser(model_input, sigma, branch).float() for branch in branches), scales)
 
         channels = components.codec.latent_channels
         shape = (1, channels, *conditioning.condition_latents.shape[2:])
         noise = draw_noise(shape, request.seed, components.device)
-        sigmas = sigma_schedule(request.num_inference_steps, self.preset.shift)
+        sigmas = sigma_schedule(request.num_inference_steps, request.shift)
         return sample(predict, noise, sigmas, prediction=components.prediction)
+
+    def _expert_at(self, sigma: float, variant: Variant) -> Expert:
+        """The expert for noise level `sigma`: the low-noise one below the variant's boundary, where there are two."""
+        low = variant.boundary is not None and sigma < variant.boundary
+        return self._experts[-1 if low else 0]
 
     def _step_done(self, request: ClipRequest, step: Step, seconds: Counter[str]) -> StepDone:
         preview = None
@@ -184,7 +202,7 @@ class LocalBackend:
     def close(self) -> None:
         """Free the model. The backend cannot be used afterwards."""
         self.release()
-        for name in ("components", "_texts", "_slot"):
+        for name in ("components", "_texts", "_experts"):
             self.__dict__.pop(name, None)
         release_memory()
 
@@ -198,15 +216,6 @@ def to_frames(pixels: Tensor, rounding: Literal["round", "floor"]) -> np.ndarray
     if rounding == "round":
         levels.round_()
     return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
-
-
-def stamp(path: Path) -> tuple[int, int] | None:
-    """What tells one version of a file from another; None when it is missing."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
 
 
 def set_threads(threads: int | None) -> None:

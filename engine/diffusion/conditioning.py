@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.domain import ClipRequest
 from engine.errors import GenerationError
 from engine.models.components import Components, VideoCodec
-from engine.variants import Padding
+from engine.variants import Padding, Variant
 
 
 @dataclass
@@ -83,17 +83,40 @@ def condition_latents(pixels: Tensor, codec: VideoCodec) -> Tensor:
 
     The mask is 1 in latent frame 0 only, with one motion frame as with five: upstream's `ref_pad_cfg` is off.
     """
-    latents = codec.encode(pixels)
+    return with_mask(codec.encode(pixels), codec)
+
+
+def with_mask(latents: Tensor, codec: VideoCodec) -> Tensor:
+    """Latents (B, C, f, h, w) behind their mask (B, 4, f, h, w): ones in latent frame 0, zeros elsewhere."""
     mask = latents.new_zeros(len(latents), codec.temporal_stride, *latents.shape[2:])
     mask[:, :, 0] = 1
     return torch.cat([mask, latents], dim=1)
+
+
+def handed_over_latents(request: ClipRequest, codec: VideoCodec, device: torch.device) -> Tensor:
+    """Mask and latents (1, 4 + C, f, h, w) of SVI 2.0 Pro: the anchor's latent frame, the previous clip's last denoised
+    ones, then zeros in normalised space. The one method that joins latents; nothing of the previous clip is encoded.
+    """
+    anchor = codec.encode(to_pixels(request.anchor[None], device))
+    frames = (request.num_frames - 1) // codec.temporal_stride + 1
+    latents = anchor.new_zeros(1, anchor.shape[1], frames, *anchor.shape[3:])
+    latents[:, :, :1] = anchor
+    if request.tail_latents is not None:
+        tail = torch.tensor(request.tail_latents, device=device)[None]
+        if tail.shape[1] != anchor.shape[1] or tail.shape[3:] != anchor.shape[3:]:
+            raise GenerationError(
+                f"Clip {request.index + 1} was handed latents {tuple(tail.shape[1:])} that do not fit its size.",
+                "Regenerate the clip before it.",
+            )
+        latents[:, :, 1 : 1 + tail.shape[2]] = tail
+    return with_mask(latents, codec)
 
 
 def prepare(
     request: ClipRequest,
     components: Components,
     *,
-    padding: Padding,
+    variant: Variant,
     texts: TextCache,
     max_sequence_length: int,
     needs_negative: bool,
@@ -103,10 +126,16 @@ def prepare(
     like = {"device": components.device, "dtype": components.dtype}
     prompt = texts(request.prompt, max_sequence_length).to(**like)
     negative = texts(request.negative_prompt, max_sequence_length).to(**like) if needs_negative else None
-    pixels = condition_pixels(request, padding, components.device)
     picture = None
     if components.encode_image is not None:
         counters.image_encoder_calls += 1
-        picture = components.encode_image(pixels[:, :, 0]).to(**like)  # the first condition frame, never the anchor
-    counters.frames_encoded += pixels.shape[2]
-    return Conditioning(prompt, negative, picture, condition_latents(pixels, components.codec).to(**like))
+        first = to_pixels(request.condition_frames[:1], components.device)[:, :, 0]  # never the anchor
+        picture = components.encode_image(first).to(**like)
+    if variant.num_motion_latents:
+        counters.frames_encoded += 1
+        condition = handed_over_latents(request, components.codec, components.device)
+    else:
+        pixels = condition_pixels(request, variant.padding, components.device)
+        counters.frames_encoded += pixels.shape[2]
+        condition = condition_latents(pixels, components.codec)
+    return Conditioning(prompt, negative, picture, condition.to(**like))

@@ -7,7 +7,7 @@ Drop the terms one after another: v_0 sees them all, v_i lacks the first i, v_n 
 One term is classic guidance, v_u + s (v_c − v_u). n terms cost n + 1 passes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -24,11 +24,12 @@ def passes(scales: Sequence[float]) -> list[int]:
     return [i for i, weight in enumerate(weights(scales)) if weight != 0.0]
 
 
-def guide(predict: Callable[[int], Tensor], scales: Sequence[float]) -> Tensor:
-    """The guided prediction. predict(i) returns v_i; branches run in turn, so memory stays that of one pass."""
+def guide(predictions: Iterable[Tensor], scales: Sequence[float]) -> Tensor:
+    """The guided prediction. predictions: v_i of each of `passes(scales)`, in that order; a generator is drawn from one
+    at a time, so memory stays that of one pass."""
     factors = weights(scales)
-    first, *others = passes(scales)
-    guided = factors[first] * predict(first)
-    for branch in others:
-        guided = guided + factors[branch] * predict(branch)
+    guided: Tensor | None = None
+    for branch, predicted in zip(passes(scales), predictions, strict=True):
+        term = factors[branch] * predicted
+        guided = term if guided is None else guided + term
     return guided

@@ -72,7 +72,7 @@ def make_all(
     slot = LoraSlot(components.transformer)
     loras = {arm.lora: read_lora(arm.lora, components.transformer) for arm, _ in work if arm.lora}
     for arm, group in work:
-        slot.fuse(loras[arm.lora], arm.strength) if arm.lora else slot.clear()
+        slot.fuse([(loras[arm.lora], arm.strength)]) if arm.lora else slot.clear()
         views = [View.of(chain, arm.variant) for chain in group]
         for clips in film_of(arm, components, preset, group, settings.num_inference_steps):
             for view, clip in zip(views, clips, strict=True):

@@ -94,7 +94,7 @@ def generate(components: Components, preset: Preset, requests: Sequence[ClipRequ
 
     def predict(latents: Tensor, sigma: float) -> Tensor:
         model_input = torch.cat([latents.to(dtype), condition], dim=1)
-        return guide(lambda branch: denoiser(model_input, sigma, branch).float(), scales)
+        return guide((denoiser(model_input, sigma, branch).float() for branch in passes(scales)), scales)
 
     shape = (1, components.codec.latent_channels, *condition.shape[2:])
     noise = torch.cat([draw_noise(shape, request.seed, device) for request in requests])

@@ -30,6 +30,20 @@ class VideoCodec(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
 
+class Placement(Protocol):
+    """Where the parts of a model live, and what can be given up when memory runs out."""
+
+    tier: str
+
+    def bring(self, expert: WanTransformer3DModel) -> None:
+        """Make `expert` ready to compute; the other one may leave the device for it."""
+        ...
+
+    def step_down(self) -> str | None:
+        """Move to the next tier that needs less memory and say so in a sentence; None when there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Components:
     """One loaded model.
@@ -38,6 +52,8 @@ class Components:
     (B, 3, H, W) -> (B, tokens, D), or None where the transformer takes no picture tokens. prediction: what the
     transformer returns, noise − latents ("velocity") or the clean latents ("sample"). preview: linear map (C + 1, 3)
     from latents and a constant to RGB in [−1, 1], or None where decoding is cheap enough to preview with.
+    low_noise_transformer: the second expert of Wan 2.2, or None. placement: where the parts live, or None where there
+    is nothing to choose.
     """
 
     transformer: WanTransformer3DModel
@@ -48,6 +64,8 @@ class Components:
     device: torch.device
     dtype: torch.dtype
     preview: Tensor | None = None
+    low_noise_transformer: WanTransformer3DModel | None = None
+    placement: Placement | None = None
 
 
 def load(preset: Preset) -> Components:

@@ -6,7 +6,7 @@ that another LoRA or strength starts from the same numbers again.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,13 +168,17 @@ class LoraSlot:
         self._base: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def fuse(self, lora: Lora, strength: float) -> None:
-        """Make the weights base + strength · lora, whatever was fused before."""
-        for module, change in lora.modules.items():
+    def fuse(self, changes: Sequence[tuple[Lora, float]]) -> None:
+        """Make the weights base + Σ strength · lora, whatever was fused before; summed in float32, rounded once."""
+        adapted = {module for lora, _ in changes for module in lora.modules}
+        for module in sorted(adapted | self._base.keys()):
             weight = self.transformer.get_submodule(module).weight
             base = self._base.setdefault(module, weight.detach().to("cpu", copy=True))
-            delta = strength * change.delta().to(weight.device)
-            weight.copy_(base.to(weight.device, torch.float32) + delta)
+            total = base.to(weight.device, torch.float32)
+            for lora, strength in changes:
+                if module in lora.modules:
+                    total = total + strength * lora.modules[module].delta().to(weight.device)
+            weight.copy_(total)
 
     @torch.no_grad()
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Takes on disk: `takes/<digest>/{take.json, segment.mp4, poster.jpg, tail/*.png}`.
+"""Takes on disk: `takes/<digest>/{take.json, segment.mp4, poster.jpg, tail/{*.png, latents.safetensors}}`.
 
 A take is built in `takes/.tmp-*` and committed by one directory rename after fsync, so it is there whole or not at all.
 """
@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from pydantic import ValidationError
 
 from engine import faults
@@ -22,6 +23,7 @@ from engine.media import image, video
 from engine.project.files import fsync_file, fsync_folder, write_atomically
 
 TEMPORARY = ".tmp-"
+LATENTS = "latents.safetensors"
 
 
 def commit(
@@ -33,11 +35,13 @@ def commit(
     backend: str,
     timings: dict[str, float],
     drift: DriftReading | None = None,
+    tail_latents: np.ndarray | None = None,
 ) -> Take:
     """Store uint8 `frames` (F, H, W, 3) as the take of `request` under `folder`; return it.
 
-    The segment leaves out the overlap. The last `tail_frames` frames are kept lossless for the next clip. Raises
-    `DiskFull` when the operating system refuses a write; nothing half-written stays visible.
+    The segment leaves out the overlap. The last `tail_frames` frames are kept lossless for the next clip, and so are
+    `tail_latents`, float32 (C, n, h, w), where the variant hands them over. Raises `DiskFull` when the operating system
+    refuses a write; nothing half-written stays visible.
     """
     temp = folder / f"{TEMPORARY}{request.digest}"
     final = folder / request.digest
@@ -50,6 +54,9 @@ def commit(
             for number, frame in enumerate(frames[-tail_frames:]):
                 faults.hit("tail.write")
                 image.save_png(frame, temp / "tail" / f"{number}.png")
+            if tail_latents is not None:
+                faults.hit("tail.write")
+                (temp / "tail" / LATENTS).write_bytes(safetensors.numpy.save({"latents": tail_latents}))
             faults.hit("poster.write")
             video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
@@ -61,6 +68,8 @@ def commit(
                 num_frames=len(frames),
                 overlap=request.overlap,
                 tail_frames=tail_frames,
+                tail_latents=0 if tail_latents is None else tail_latents.shape[1],
+                draft=request.draft,
                 width=request.resolution.width,
                 height=request.resolution.height,
                 fps=request.fps,
@@ -120,6 +129,7 @@ def read(path: Path) -> Take | None:
             take.digest == path.name
             and has_segment(path, take)
             and all((path / "tail" / f"{n}.png").stat().st_size > 0 for n in range(take.tail_frames))
+            and (not take.tail_latents or (path / "tail" / LATENTS).stat().st_size > 0)
         )
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
@@ -135,6 +145,20 @@ def tail(path: Path, count: int) -> np.ndarray:
             "Regenerate it; the clips before it are safe.",
         )
     return np.stack([image.load(name) for name in names[-count:]])
+
+
+def tail_latents(path: Path, count: int) -> np.ndarray:
+    """The last `count` denoised latent frames of the take in folder `path`: float32 (C, count, h, w)."""
+    try:
+        latents = safetensors.numpy.load((path / "tail" / LATENTS).read_bytes())["latents"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        latents = None
+    if latents is None or latents.ndim != 4 or latents.shape[1] < count or not np.isfinite(latents).all():
+        raise ProjectError(
+            "A finished clip lacks the latents that the next one starts from.",
+            "Regenerate it; the clips before it are safe.",
+        )
+    return latents[:, -count:].astype(np.float32)
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -5,6 +5,7 @@ import torch
 from engine.diffusion.conditioning import Counters, TextCache, condition_pixels, prepare
 from engine.errors import GenerationError
 from engine.models.untrained import WanSize, build
+from engine.variants import FILM, SHOT
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ def conditioned(tiny_components):
             return counters, prepare(
                 request,
                 tiny_components,
-                padding=padding,
+                variant=SHOT if padding == "anchor" else FILM,
                 texts=TextCache(tiny_components.encode_text, counters),
                 max_sequence_length=512,
                 needs_negative=needs_negative,

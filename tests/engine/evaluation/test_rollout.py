@@ -51,7 +51,7 @@ def test_a_batch_of_chains_is_what_the_backend_makes_of_each(components, lora, v
     chains = make_chains(2, 0, 2, SIZE)
     sampling = Sampling(VARIANTS[variant], VARIANTS[variant].padding, num_inference_steps=2)
     slot = LoraSlot(components.transformer)
-    slot.fuse(read_lora(lora, components.transformer), 1.0)
+    slot.fuse([(read_lora(lora, components.transformer), 1.0)])
     batch = list(rollout.model_film(components, preset, chains, sampling))
     slot.clear()
     backend = LocalBackend(components, preset)
@@ -62,7 +62,7 @@ def test_a_batch_of_chains_is_what_the_backend_makes_of_each(components, lora, v
             *_, result = backend.generate(request)
             assert np.abs(result.frames.astype(int) - batch[index][place]).max() <= 1
             condition = batch[index][place][-sampling.variant.num_motion_frames :]
-    LoraSlot.clear(backend._slot)
+    backend._experts[0]._slot.clear()
 
 
 def test_the_lora_changes_the_film(components, lora):
@@ -72,7 +72,7 @@ def test_the_lora_changes_the_film(components, lora):
     slot = LoraSlot(components.transformer)
     preset = load_preset("pocket")
     plain = next(rollout.model_film(components, preset, chains, sampling))
-    slot.fuse(read_lora(lora, components.transformer), 1.0)
+    slot.fuse([(read_lora(lora, components.transformer), 1.0)])
     fused = next(rollout.model_film(components, preset, chains, sampling))
     slot.clear()
     assert np.abs(plain.astype(int) - fused).max() > 8

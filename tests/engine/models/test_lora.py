@@ -71,7 +71,7 @@ def test_every_spelling_adds_alpha_over_rank_times_b_a(transformer, tmp_path, sp
     before = {name: value.clone() for name, value in transformer.state_dict().items()}
     save_file(spell(made, alpha=alpha, **spelling), tmp_path / "lora.safetensors")
     lora = read_lora(tmp_path / "lora.safetensors", transformer)
-    LoraSlot(transformer).fuse(lora, 0.5)
+    LoraSlot(transformer).fuse([(lora, 0.5)])
     for name, after in transformer.state_dict().items():
         module = name.removesuffix(".weight")
         if module in made:
@@ -97,15 +97,15 @@ def test_another_strength_starts_from_the_same_base_weights(transformer):
     fresh = build(WanSize()).transformer
     slot = LoraSlot(transformer)
     for strength in (0.3, 1.5, 0.7):
-        slot.fuse(lora, strength)
-    LoraSlot(fresh).fuse(lora, 0.7)
+        slot.fuse([(lora, strength)])
+    LoraSlot(fresh).fuse([(lora, 0.7)])
     assert all(torch.equal(a, b) for a, b in zip(transformer.parameters(), fresh.parameters(), strict=True))
 
 
 def test_clearing_gives_the_base_weights_back_bit_for_bit(transformer):
     before = [parameter.clone() for parameter in transformer.parameters()]
     slot = LoraSlot(transformer)
-    slot.fuse(parse_lora(spell(factors(transformer)), transformer, name="svi"), 1.0)
+    slot.fuse([(parse_lora(spell(factors(transformer)), transformer, name="svi"), 1.0)])
     slot.clear()
     assert all(torch.equal(a, b) for a, b in zip(transformer.parameters(), before, strict=True))
 
@@ -114,7 +114,7 @@ def test_fusing_into_bfloat16_rounds_once(transformer):
     transformer.to(torch.bfloat16)
     made = factors(transformer)
     base = transformer.blocks[0].attn1.to_q.weight.clone()
-    LoraSlot(transformer).fuse(parse_lora(spell(made), transformer, name="svi"), 0.1)
+    LoraSlot(transformer).fuse([(parse_lora(spell(made), transformer, name="svi"), 0.1)])
     a, b = made["blocks.0.attn1.to_q"]
     assert torch.equal(transformer.blocks[0].attn1.to_q.weight, (base.float() + 0.1 * (b @ a)).bfloat16())
 

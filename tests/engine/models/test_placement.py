@@ -37,7 +37,7 @@ def test_streamed_blocks_give_the_same_numbers_and_take_a_lora():
     for _ in range(2):
         for transformer in (resident, streamed):
             outputs.append(PlainDenoiser(transformer, prompts, picture)(model_input, 0.5, 0))
-            LoraSlot(transformer).fuse(Lora("all ones", {"blocks.1.attn1.to_v": change}, {}), 0.5)
+            LoraSlot(transformer).fuse([(Lora("all ones", {"blocks.1.attn1.to_v": change}, {}), 0.5)])
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[2], outputs[3])
     assert not torch.equal(outputs[0], outputs[2])

@@ -130,9 +130,9 @@ def test_an_exported_lora_moves_the_model_as_its_source_does(transformer, source
     export_lora(source, out, layout=layout, transformer_config=transformer.config, precision="float32")
     base = predict(transformer)
     slot = LoraSlot(transformer)
-    slot.fuse(read_lora(source, transformer), 0.2)
+    slot.fuse([(read_lora(source, transformer), 0.2)])
     expected = predict(transformer)
-    slot.fuse(read_lora(out, transformer), 0.2)
+    slot.fuse([(read_lora(out, transformer), 0.2)])
     assert torch.equal(predict(transformer), expected)
     assert (expected - base).abs().max() > 0.1
 
@@ -145,7 +145,7 @@ def test_diffusers_own_loader_gets_the_same_change(transformer, tmp_path, layout
     save_file(spell({key: (a, 0.2 * b) for key, (a, b) in factors(transformer).items()}, alpha=alpha), source)
     export_lora(source, out, layout=layout, transformer_config=transformer.config, precision="float32")
     fused = build(WanSize()).transformer
-    LoraSlot(fused).fuse(read_lora(out, fused), 1.0)
+    LoraSlot(fused).fuse([(read_lora(out, fused), 1.0)])
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline  # after engine.models: torchvision
 
     pipeline = WanImageToVideoPipeline(

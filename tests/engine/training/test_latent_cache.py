@@ -99,7 +99,7 @@ def conditioned(components, clip_request, frames, anchor, caption, *, padding, t
         return conditioning.prepare(
             request,
             components,
-            padding=padding,
+            variant=SHOT if padding == "anchor" else FILM,
             texts=texts,
             max_sequence_length=512,
             needs_negative=False,
