@@ -152,7 +152,7 @@ def compare(setting: Setting) -> dict:
         naive = NaiveLoop(build(setting.size), setting, preset.shift, folder)
         modules = build(setting.size)
         parts = (modules.transformer, modules.vae, modules.text_encoder, modules.tokenizer, modules.image_encoder)
-        components = wan.assemble(*parts, device=torch.device("cpu"), dtype=torch.float32)
+        components = wan.assemble(wan.Modules(*parts), device=torch.device("cpu"), dtype=torch.float32)
         backend = LocalBackend(components, preset)
         rows, frame = [], colour_blobs(setting.side, setting.side)
         for index in range(setting.clips):

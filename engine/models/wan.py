@@ -7,6 +7,7 @@ Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised
 
 import html
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,49 +98,68 @@ def clean(prompt: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()).strip()
 
 
+@dataclass(frozen=True)
+class Modules:
+    """The loaded parts. low_noise_transformer: the second expert of Wan 2.2; image_encoder: Wan 2.1 has one."""
+
+    transformer: WanTransformer3DModel
+    vae: AutoencoderKLWan
+    text_encoder: UMT5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    image_encoder: CLIPVisionModel | None = None
+    low_noise_transformer: WanTransformer3DModel | None = None
+
+    @property
+    def transformers(self) -> tuple[WanTransformer3DModel, ...]:
+        return tuple(expert for expert in (self.transformer, self.low_noise_transformer) if expert is not None)
+
+
 def load_components(preset: Preset) -> Components:
     """Load every part that the transformer's configuration calls for. Parts that do not fit each other are refused."""
     device = device_of(preset)
     dtype = dtype_of(preset, device)
+    modules = read_modules(preset, dtype)
+    check_base(preset, modules)
+    check_parts(modules)
+    return assemble(modules, device=device, dtype=dtype)
+
+
+def read_modules(preset: Preset, dtype: torch.dtype) -> Modules:
+    """The parts in folders of diffusers layout. Whatever scheduler a checkpoint names is left unread."""
     transformer = read(WanTransformer3DModel, preset.component("transformer"), dtype)
-    vae = read(AutoencoderKLWan, preset.component("vae"), torch.float32)
-    text_encoder = read(UMT5EncoderModel, preset.component("text_encoder"), dtype)
-    tokenizer = read_tokenizer(preset.component("tokenizer"))
     takes_picture = transformer.config.image_dim is not None
     if takes_picture and preset.max_sequence_length != PICTURE_SEQUENCE_LENGTH:
         raise ConfigError(
             f"“max_sequence_length” of “{preset.name}” is {preset.max_sequence_length}.",
             f"With an image encoder, {PICTURE_SEQUENCE_LENGTH} is needed: it tells picture from text tokens.",
         )
-    image_encoder = read(CLIPVisionModel, preset.component("image_encoder"), torch.float32) if takes_picture else None
-    check_parts(transformer, vae, text_encoder, image_encoder)
-    return assemble(transformer, vae, text_encoder, tokenizer, image_encoder, device=device, dtype=dtype)
+    low_noise, picture = preset.component("transformer_2"), preset.component("image_encoder")
+    return Modules(
+        transformer=transformer,
+        vae=read(AutoencoderKLWan, preset.component("vae"), torch.float32),
+        text_encoder=read(UMT5EncoderModel, preset.component("text_encoder"), dtype),
+        tokenizer=read_tokenizer(preset.component("tokenizer")),
+        image_encoder=read(CLIPVisionModel, picture, torch.float32) if takes_picture else None,
+        low_noise_transformer=read(WanTransformer3DModel, low_noise, dtype) if low_noise.is_dir() else None,
+    )
 
 
-def assemble(
-    transformer: WanTransformer3DModel,
-    vae: AutoencoderKLWan,
-    text_encoder: UMT5EncoderModel,
-    tokenizer: PreTrainedTokenizerBase,
-    image_encoder: CLIPVisionModel | None,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Components:
+def assemble(modules: Modules, *, device: torch.device, dtype: torch.dtype) -> Components:
     """Components made of loaded modules, which are placed on `device` and, on a CPU, set up for it."""
-    for module in (transformer, vae, text_encoder, image_encoder):
+    for module in (*modules.transformers, modules.vae, modules.text_encoder, modules.image_encoder):
         if module is not None:
             module.eval().requires_grad_(False)
-    place(transformer, vae, text_encoder, image_encoder, device)
+    place(modules.transformer, modules.vae, modules.text_encoder, modules.image_encoder, device)
     if device.type == "cpu":
-        fold_for_cpu(transformer)
-        fold_for_cpu(vae)
-    codec = WanCodec(vae)
+        for module in (*modules.transformers, modules.vae):
+            fold_for_cpu(module)
+    codec = WanCodec(modules.vae)
     return Components(
-        transformer=transformer,
+        transformer=modules.transformer,
+        low_noise_transformer=modules.low_noise_transformer,
         codec=codec,
-        encode_text=WanText(tokenizer, text_encoder, device),
-        encode_image=WanImage(image_encoder) if image_encoder is not None else None,
+        encode_text=WanText(modules.tokenizer, modules.text_encoder, device),
+        encode_image=WanImage(modules.image_encoder) if modules.image_encoder is not None else None,
         prediction="velocity",
         device=device,
         dtype=dtype,
@@ -188,28 +208,47 @@ def mismatch(kind: type, folder: Path, reason: str) -> WeightsMismatch:
     )
 
 
-def check_parts(
-    transformer: WanTransformer3DModel,
-    vae: AutoencoderKLWan,
-    text_encoder: UMT5EncoderModel,
-    image_encoder: CLIPVisionModel | None,
-) -> None:
-    """Raise `WeightsMismatch` when the parts were not made for each other."""
-    config, channels = transformer.config, vae.config.z_dim
-    mask = vae.config.scale_factor_temporal
-    wanted = {
-        "in_channels": (config.in_channels, 2 * channels + mask, "noisy latents, mask and condition latents"),
-        "out_channels": (config.out_channels, channels, "the channels of the VAE"),
-        "text_dim": (config.text_dim, text_encoder.config.d_model, "the width of the text encoder"),
-    }
-    if image_encoder is not None:
-        wanted["image_dim"] = (config.image_dim, image_encoder.config.hidden_size, "the width of the image encoder")
-    for name, (found, expected, meaning) in wanted.items():
-        if found != expected:
-            raise WeightsMismatch(
-                f"The transformer has {name} {found}, but {meaning} come to {expected}.",
-                "Use the components of one image-to-video model.",
-            )
+def check_base(preset: Preset, modules: Modules) -> None:
+    """Raise `WeightsMismatch` when the weights are of another base: LoRAs of 2.1 and 2.2 have the same shapes."""
+    config = modules.transformer.config
+    if config.in_channels == 48 or config.out_channels == 48:
+        found = "Wan 2.2 TI2V 5B"
+    elif config.in_channels == config.out_channels:
+        found = "a text-to-video model"
+    elif modules.low_noise_transformer is not None:
+        found = "wan2.2"
+    elif preset.base == "wan2.2":
+        found = "wan2.1" if config.image_dim is not None else "one expert of Wan 2.2, without transformer_2/,"
+    else:
+        return
+    if found != preset.base:
+        folder = shown(preset.path(preset.model))
+        raise WeightsMismatch(
+            f"The preset “{preset.name}” is made for {preset.base}, and {folder} holds {found}.",
+            "SVI's LoRAs work on the base they were trained on: choose the matching preset or weights.",
+        )
+
+
+def check_parts(modules: Modules) -> None:
+    """Raise when the parts were not made for each other."""
+    first, channels = modules.transformer.config, modules.vae.config.z_dim
+    mask = modules.vae.config.scale_factor_temporal
+    for config in (expert.config for expert in modules.transformers):
+        wanted = {
+            "in_channels": (config.in_channels, 2 * channels + mask, "noisy latents, mask and condition latents"),
+            "out_channels": (config.out_channels, channels, "the channels of the VAE"),
+            "text_dim": (config.text_dim, modules.text_encoder.config.d_model, "the width of the text encoder"),
+            "num_layers": (config.num_layers, first.num_layers, "the blocks of the other expert"),
+        }
+        if modules.image_encoder is not None:
+            width = modules.image_encoder.config.hidden_size
+            wanted["image_dim"] = (config.image_dim, width, "the width of the image encoder")
+        for name, (found, expected, meaning) in wanted.items():
+            if found != expected:
+                raise WeightsMismatch(
+                    f"The transformer has {name} {found}, but {meaning} come to {expected}.",
+                    "Use the components of one image-to-video model.",
+                )
 
 
 def existing(folder: Path) -> Path:
