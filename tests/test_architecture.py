@@ -24,7 +24,7 @@ ALLOWED = {
     "media": {"project"},
     "project": {"media"},
     "story": {"media"},
-    "backends": {"diffusion", "models", "controls", "media"},
+    "backends": {"diffusion", "models", "controls", "media", "weights"},
     "diffusion": {"models", "media"},
     "models": {"diffusion"},
     "controls": {"media"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.backends.base import Backend, BackendInfo, ClipResult, Interrupted, Notice, StepDone
 from engine.config import Preset
 from engine.errors import WeightsMissing
+from engine.weights.needs import check_present
 
 __all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "Notice", "StepDone", "fingerprint", "open_backend"]
 
@@ -29,6 +30,7 @@ def fingerprint(preset: Preset, variant: str, *, draft: bool = False) -> str:
     """
     if preset.random_weights:
         return hashlib.sha256(f"random weights: {preset.name} {variant} {draft}".encode()).hexdigest()
+    check_present(preset, variant, draft=draft)
     roots = [preset.path(preset.model), *(preset.path(p) for p in preset.components.model_dump().values() if p)]
     files = [file for root in roots for file in weight_files(root)]
     for expert in ("high", "low"):
