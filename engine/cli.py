@@ -1,4 +1,4 @@
-"""`python -m engine doctor|draft|generate|extend|regenerate|export|bench|train|…`: thin wrappers over the engine.
+"""`python -m engine doctor|draft|generate|extend|finalize|export|bench|train|…`: thin wrappers over the engine.
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 cancelled, 1 our fault (with an error id).
 """
@@ -105,6 +105,8 @@ def print_line(item: Event | dict) -> None:
             text = f"  finished in {data['seconds']:.1f} s, {data['frames']} frames added"
         case "film_exported":
             text = f"Film: {data['path']} ({data['frames']} frames, {data['frames'] / data['fps']:.1f} s)"
+        case "clip_notice":
+            text = f"  {data['text']}"
         case "job_done":
             text = f"Done: {data['clips']} clips."
         case "job_cancelled" | "job_failed":
@@ -152,6 +154,8 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
         )
     count = check_num_clips(args.clips if args.clips is not None else len(prompts))
     variant = args.variant or "film"
+    if args.draft and preset.draft is None:
+        raise InputError(f"The preset “{preset.name}” has no draft quality.", "Leave --draft out.")
     return film.create(
         folder,
         args.image,
@@ -160,6 +164,8 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
         variant=variant,
         seed=check_seed(args.seed) if args.seed is not None else 0,
         num_inference_steps=check_steps(args.steps),
+        draft=args.draft,
+        hd=args.hd,
     )
 
 
@@ -185,6 +191,7 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> 
     for flag, asked, has in (
         ("--seed", args.seed, project.seed),
         ("--steps", args.steps, project.num_inference_steps),
+        ("--draft", args.draft or None, project.draft),
         ("--image", args.image and imported_sha256(args.image), project.inputs.image_sha256),
     ):
         if asked is not None and asked != has:
@@ -237,6 +244,40 @@ def run_regenerate(args: argparse.Namespace, say) -> None:
         )
     )
     finish(store, preset, args, say)
+
+
+def run_finalize(args: argparse.Namespace, say) -> None:
+    store = Store.open(args.project)
+    project = store.load()
+    preset = preset_of(project, args.preset)
+    numbers = clip_numbers(args.clips, len(project.clips))
+    shown = {c.clip.id: c.take.digest for c in film.plan(store, preset, project).clips if c.take}
+    store.edit(
+        lambda p: storyboard.set_quality(
+            p,
+            [p.clips[number - 1].id for number in numbers],
+            draft=False,
+            shown=shown,
+            scope="only_this" if args.only else "this_and_after",
+        )
+    )
+    finish(store, preset, args, say)
+
+
+def clip_numbers(text: str | None, count: int) -> list[int]:
+    """The clips that “1,3-5” names, counted from 1; all of them for None."""
+    if text is None:
+        return list(range(1, count + 1))
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"“{part.strip()[:20]}” names no clip.", "Write numbers and ranges, for example 1,3-5.")
+        numbers.update(range(int(first), min(int(last if dash else first), count + 1) + 1))
+    wrong = sorted(number for number in numbers if not 1 <= number <= count)
+    if wrong or not numbers:
+        raise InputError(f"There is no clip {wrong[0] if wrong else text[:20]}: this film has {count}.")
+    return sorted(numbers)
 
 
 def run_export(args: argparse.Namespace, say) -> None:
@@ -505,6 +546,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--variant", choices=sorted(VARIANTS), help="film: a story that moves on; shot: one steady scene")
     sub.add_argument("--seed", type=int, metavar="N", help="the film's seed (default 0)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps per clip")
+    sub.add_argument("--hd", action="store_true", help="the preset's large sizes, where it has any")
+    sub.add_argument("--draft", action="store_true", help="few steps with the preset's distilled LoRAs")
     sub.add_argument(
         "--project", type=Path, metavar="DIR", help="where the film lives (default: a folder in projects/)"
     )
@@ -523,6 +566,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--seed", type=int, metavar="N")
     sub.add_argument("--only", action="store_true", help="keep later clips as they are (the join may jump)")
+    preset(sub)
+    out(sub)
+
+    sub = command("finalize", run_finalize, "Make draft clips again in full quality, with the same prompts and seeds.")
+    sub.add_argument("--project", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--clips", metavar="1,3-5", help="only these (default: all); drafts after them follow")
+    sub.add_argument("--only", action="store_true", help="keep the other clips as they are (the joins may jump)")
     preset(sub)
     out(sub)
 

@@ -94,6 +94,7 @@ class Preset(Settings):
     num_frames: int = Field(81, ge=9)
     fps: int = Field(16, ge=1, le=60)
     resolutions: tuple[tuple[int, int], ...] = Field(((832, 480), (480, 832)), min_length=1)
+    hd_resolutions: tuple[tuple[int, int], ...] = ()
     num_inference_steps: int = Field(50, ge=1, le=200)
     quality: dict[Literal["fast", "balanced", "best"], int] = {}
     guidance_scale: float = Field(5.0, ge=0.0, le=30.0)
@@ -114,7 +115,7 @@ class Preset(Settings):
             raise ValueError(f"must be 4n+1, for example {value // 4 * 4 + 1}; got {value}")
         return value
 
-    @field_validator("resolutions")
+    @field_validator("resolutions", "hd_resolutions")
     @classmethod
     def _sides_are_multiples_of_16(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         for width, height in value:
@@ -200,11 +201,16 @@ class Preset(Settings):
                 chosen.append(LoraChoice(self.path(path), amount, own=False))
         return chosen
 
-    def offered_resolutions(self) -> tuple[Resolution, ...]:
-        return tuple(Resolution(width, height) for width, height in self.resolutions)
+    def offered_resolutions(self, *, hd: bool = False) -> tuple[Resolution, ...]:
+        """The sizes of films: `hd` asks for the large ones, which not every base was trained on."""
+        if hd and not self.hd_resolutions:
+            raise ConfigError(f"The preset “{self.name}” has no large sizes.", "Its base was not trained on them.")
+        return tuple(Resolution(*size) for size in (self.hd_resolutions if hd else self.resolutions))
 
-    def resolution_for(self, width: int, height: int) -> Resolution:
-        return nearest_resolution(width, height, self.offered_resolutions())
+    def resolution_for(self, width: int, height: int, *, hd: bool = False) -> Resolution:
+        """The offered size whose shape is nearest to a picture's; its own height is never taken over: upstream limits
+        the width only, and a tall picture then gets far from what the model was trained on."""
+        return nearest_resolution(width, height, self.offered_resolutions(hd=hd))
 
 
 class Config(Settings):

@@ -114,6 +114,7 @@ def create(
     idea: str = "",
     num_inference_steps: int | None = None,
     draft: bool = False,
+    hd: bool = False,
     source: Literal["user", "qwen", "template"] = "user",
     original_name: str = "",
 ) -> Store:
@@ -135,7 +136,7 @@ def create(
         idea=idea,
         variant=variant,
         preset=preset.name,
-        resolution=preset.resolution_for(info.width, info.height),
+        resolution=preset.resolution_for(info.width, info.height, hd=hd),
         seed=seed,
         num_inference_steps=num_inference_steps or preset.num_inference_steps,
         guidance_scale=preset.guidance_scale,

@@ -99,3 +99,26 @@ def regenerate(
         for clip in project.clips[index + 1 :]
     ]
     return with_clips(project, [*project.clips[: index + 1], *later])
+
+
+def set_quality(
+    project: Project, clip_ids: Sequence[str], *, draft: bool, shown: Mapping[str, str], scope: Scope
+) -> Project:
+    """Ask for the clips `clip_ids` as drafts or in full quality; prompts and seeds stay.
+
+    Clips between and after them continue the new takes and are made again in the quality that they have, unless
+    `only_this` pins them to what they show at present; then joins may jump. All clips at once change the project.
+    """
+    chosen = {project.clip_index(clip_id) for clip_id in clip_ids}
+    if not chosen:
+        raise InputError("No clip was chosen.", "Name at least one.")
+    if len(chosen) == len(project.clips):
+        project = project.model_copy(update={"draft": draft})
+    clips = []
+    for index, clip in enumerate(project.clips):
+        if index in chosen:
+            clip = clip.model_copy(update={"draft": None if draft == project.draft else draft, "pinned_take": None})
+        elif index > min(chosen):
+            clip = clip.model_copy(update={"pinned_take": shown.get(clip.id) if scope == "only_this" else None})
+        clips.append(clip)
+    return with_clips(project, clips)

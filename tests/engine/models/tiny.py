@@ -38,6 +38,20 @@ dtype: float32
 """
 
 
+TWO_EXPERTS = PRESET.replace("family: wan", "family: wan\nbase: wan2.2") + """\
+variants:
+  film: {method: svi-2.0-wan2.2}
+"""
+PRO = TWO_EXPERTS.replace("svi-2.0-wan2.2", "svi-2.0-pro")
+
+
+def write_tiny_wan22(folder: Path, *, preset: str = TWO_EXPERTS) -> Preset:
+    """A tiny model with two experts and no picture encoder, in the folders of Wan 2.2, and its preset."""
+    (folder / "model").mkdir(parents=True)
+    build(WanSize(), seed=1, takes_picture=False).transformer.save_pretrained(folder / "model" / "transformer_2")
+    return write_tiny_wan(folder, takes_picture=False, preset=preset)
+
+
 def write_tiny_wan(folder: Path, *, takes_picture: bool = True, preset: str = PRESET) -> Preset:
     """Save a tiny model under `folder`/model and a preset beside it; returns the preset as the CLI would load it."""
     modules = build(WanSize(), takes_picture=takes_picture)
