@@ -58,12 +58,20 @@ class Header:
 class _DuplicateKey(ValueError): ...
 
 
-def read_header(path: Path, *, max_header_bytes: int = LORA_HEADER_BYTES, max_tensors: int = MAX_TENSORS) -> Header:
+def read_header(
+    path: Path,
+    *,
+    max_header_bytes: int = LORA_HEADER_BYTES,
+    max_tensors: int = MAX_TENSORS,
+    name: str | None = None,
+) -> Header:
     """The checked header of the safetensors file at `path`; the tensors themselves are not read.
 
     Raises `WeightsMissing` when there is no such file and `WeightsMismatch` when it is not a whole, well-formed
     safetensors file. The default limit suits LoRAs; pass `BASE_HEADER_BYTES` for a base model.
+    Messages call the file `name` (default: the name it has).
     """
+    file = name or path.name
     try:
         with path.open("rb") as stream:
             start = stream.read(40)
@@ -72,43 +80,43 @@ def read_header(path: Path, *, max_header_bytes: int = LORA_HEADER_BYTES, max_te
             text = stream.read(length) if length <= max_header_bytes else b""
             file_bytes = stream.seek(0, 2)
     except (FileNotFoundError, NotADirectoryError) as err:
-        raise WeightsMissing(f"There is no file {path.name}.", "Check the path.") from err
+        raise WeightsMissing(f"There is no file {file}.", "Check the path.") from err
     except OSError as err:
-        raise WeightsMismatch(f"{path.name} could not be read ({err.strerror}).", "Check the path.") from err
-    _check_start(path, start, length, file_bytes, max_header_bytes)
-    table = _parsed(path, text)
-    metadata = _metadata(path, table.pop(METADATA, {}))
+        raise WeightsMismatch(f"{file} could not be read ({err.strerror}).", "Check the path.") from err
+    _check_start(file, start, length, file_bytes, max_header_bytes)
+    table = _parsed(file, text)
+    metadata = _metadata(file, table.pop(METADATA, {}))
     if len(table) > max_tensors:
-        raise _broken(path, f"it names {len(table)} tensors, more than {max_tensors}")
-    tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in table.items()}
+        raise _broken(file, f"it names {len(table)} tensors, more than {max_tensors}")
+    tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in table.items()}
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
-    _check_extent(path, ordered, 8 + length, file_bytes)
+    _check_extent(file, ordered, 8 + length, file_bytes)
     return Header(ordered, metadata, file_bytes)
 
 
-def _check_start(path: Path, start: bytes, length: int, file_bytes: int, max_header_bytes: int) -> None:
+def _check_start(file: str, start: bytes, length: int, file_bytes: int, max_header_bytes: int) -> None:
     if file_bytes == 0:
-        raise WeightsMismatch(f"{path.name} is empty.", AGAIN)
+        raise WeightsMismatch(f"{file} is empty.", AGAIN)
     if file_bytes > 8 and start[8:9] != b"{":
         for prefix, kind in OTHER_KINDS:
             if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(prefix):
-                raise WeightsMismatch(f"{path.name} is {kind}.", AGAIN)
+                raise WeightsMismatch(f"{file} is {kind}.", AGAIN)
     if file_bytes < 8 or (length <= max_header_bytes and file_bytes < 8 + length):
         missing = 8 - file_bytes if file_bytes < 8 else 8 + length - file_bytes
-        raise WeightsMismatch(f"{path.name} is cut off: at least {missing} bytes are missing.", AGAIN)
+        raise WeightsMismatch(f"{file} is cut off: at least {missing} bytes are missing.", AGAIN)
     if length > max_header_bytes:
-        raise _broken(path, f"its header would be {length} bytes, more than {max_header_bytes}")
+        raise _broken(file, f"its header would be {length} bytes, more than {max_header_bytes}")
     if start[8:9] != b"{":
-        raise _broken(path, "its header is not JSON")
+        raise _broken(file, "its header is not JSON")
 
 
-def _parsed(path: Path, text: bytes) -> dict[str, object]:
+def _parsed(file: str, text: bytes) -> dict[str, object]:
     try:
         table = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except _DuplicateKey as err:
-        raise _broken(path, f"its header names {err} twice") from err
+        raise _broken(file, f"its header names {err} twice") from err
     except (ValueError, RecursionError) as err:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise _broken(path, "its header is not JSON") from err
+        raise _broken(file, "its header is not JSON") from err
     return table
 
 
@@ -121,42 +129,42 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
-def _metadata(path: Path, entry: object) -> dict[str, str]:
+def _metadata(file: str, entry: object) -> dict[str, str]:
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise _broken(path, "its metadata is not a table of texts")
+        raise _broken(file, "its metadata is not a table of texts")
     return entry
 
 
-def _tensor(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
+def _tensor(file: str, name: str, entry: object, data_start: int) -> TensorInfo:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise _broken(path, f"a tensor is called {_shown(name)}")
+        raise _broken(file, f"a tensor is called {_shown(name)}")
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **more} if not more:
             pass
         case _:
-            raise _broken(path, f"the entry of {_shown(name)} is not a dtype, a shape and two offsets")
+            raise _broken(file, f"the entry of {_shown(name)} is not a dtype, a shape and two offsets")
     if dtype not in BITS:
-        raise _broken(path, f"{_shown(name)} has the unknown dtype {_shown(dtype)}")
+        raise _broken(file, f"{_shown(name)} has the unknown dtype {_shown(dtype)}")
     if len(shape) > MAX_RANK or not all(map(_is_count, [*shape, begin, end])) or begin > end:
-        raise _broken(path, f"{_shown(name)} has an impossible shape or position")
+        raise _broken(file, f"{_shown(name)} has an impossible shape or position")
     if prod(shape) * BITS[dtype] != (end - begin) * 8:
         size = "×".join(map(str, shape)) or "1"
-        raise _broken(path, f"{_shown(name)} is {size} {dtype} but has {end - begin} bytes")
+        raise _broken(file, f"{_shown(name)} is {size} {dtype} but has {end - begin} bytes")
     return TensorInfo(dtype, tuple(shape), data_start + begin, data_start + end)
 
 
-def _check_extent(path: Path, tensors: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
+def _check_extent(file: str, tensors: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
     """The tensors lie back to back from `data_start` to the end of the file."""
     at = data_start
     for name, tensor in tensors.items():
         if tensor.begin != at:
             what = "overlaps the tensor before it" if tensor.begin < at else "leaves a hole before it"
-            raise _broken(path, f"{_shown(name)} {what}")
+            raise _broken(file, f"{_shown(name)} {what}")
         at = tensor.end
     if file_bytes < at:
-        raise WeightsMismatch(f"{path.name} is cut off: {at - file_bytes} of {at} bytes are missing.", AGAIN)
+        raise WeightsMismatch(f"{file} is cut off: {at - file_bytes} of {at} bytes are missing.", AGAIN)
     if file_bytes > at:
-        raise _broken(path, f"{file_bytes - at} bytes follow its last tensor")
+        raise _broken(file, f"{file_bytes - at} bytes follow its last tensor")
 
 
 def _is_count(value: object) -> bool:
@@ -168,5 +176,5 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "…")
 
 
-def _broken(path: Path, reason: str) -> WeightsMismatch:
-    return WeightsMismatch(f"{path.name} is not a valid safetensors file: {reason}.", AGAIN)
+def _broken(file: str, reason: str) -> WeightsMismatch:
+    return WeightsMismatch(f"{file} is not a valid safetensors file: {reason}.", AGAIN)

@@ -40,7 +40,7 @@ def needs_of(preset: Preset, *, variant: str | None = None, draft: bool = True, 
 
 
 def check_present(preset: Preset, variant: str, *, draft: bool = False) -> None:
-    """Raise `WeightsMissing` unless all files from the models folder that `variant` uses are there, whole by their sizes."""
+    """Raise `WeightsMissing` unless `variant` has all it uses of the models folder, whole as far as sizes tell."""
     needs = needs_of(preset, variant=variant, draft=draft)
     if not needs.wanted and not needs.unknown:
         return
