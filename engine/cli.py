@@ -1,4 +1,4 @@
-"""`python -m engine doctor|draft|generate|extend|finalize|export|bench|train|…`: thin wrappers over the engine.
+"""`python -m engine doctor|draft|generate|extend|finalize|export|bench|train|weights|…`: thin wrappers over the engine.
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 cancelled, 1 our fault (with an error id).
 """
@@ -23,6 +23,7 @@ from engine.project.store import Store
 from engine.story.drafter import TemplateDrafter
 from engine.story.prompts import read_prompts
 from engine.variants import VARIANTS
+from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
 ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder: Path | None = getattr(args, "project", None)
         say(JobCancelled(len(Store(folder).takes()) if folder else 0))
         goes_on = f" Continue with: python -m engine generate --project {folder}" if folder else ""
-        sys.stderr.write(f"Cancelled. Finished clips are safe.{goes_on}\n")
+        sys.stderr.write(getattr(args, "stopped", f"Cancelled. Finished clips are safe.{goes_on}") + "\n")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -632,4 +633,5 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", dest="target")
     sub.add_argument("--trust-files", action="store_true", help="read the pickles; only plain data is allowed in them")
+    weights.add_parser(commands)
     return top

@@ -26,14 +26,14 @@ ALLOWED = {
     "story": {"media"},
     "backends": {"diffusion", "models", "controls", "media", "weights"},
     "diffusion": {"models", "media"},
-    "models": {"diffusion"},
+    "models": {"diffusion", "weights"},
     "controls": {"media"},
     "training": {"diffusion", "models", "media", "project", "backends"},  # sample films go through the seam
     "evaluation": {"diffusion", "models", "media", "project", "training", "backends", "story"},
     "weights": {"project"},
     "film": {"backends", "media", "project"},
     "doctor": {"backends"},
-    "cli": {"backends", "film", "media", "project", "story", "training", "evaluation", "doctor"},
+    "cli": {"backends", "film", "media", "project", "story", "training", "evaluation", "doctor", "weights"},
     "__main__": {"cli"},
 }
 FLOOR = 40

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import faults
-from engine.errors import DiskFull, InputError, WeightsMismatch, WeightsMissing, disk_errors_explained
+from engine.errors import DiskFull, WeightsMismatch, WeightsMissing, disk_errors_explained
 from engine.events import Event
 from engine.project.files import fsync_file, fsync_folder
 from engine.weights.checks import checked
@@ -119,7 +119,12 @@ def download(
 
 
 def find_remotes(
-    wanted: Sequence[Wanted], hub: Hub, lock: Lock, *, pause: Callable[[float], None] = time.sleep
+    wanted: Sequence[Wanted],
+    hub: Hub,
+    lock: Lock,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    tries: int = MAX_TRIES,
 ) -> list[Remote]:
     """The files of `wanted` as the Hub has them; refuses any whose hash differs from a pinned or remembered one."""
     listings: dict[str, Listing] = {}
@@ -127,7 +132,7 @@ def find_remotes(
     for want in wanted:
         entry = want.entry
         if entry.id not in listings:
-            listings[entry.id] = _listed(entry, hub, lock, pause)
+            listings[entry.id] = _listed(entry, hub, lock, pause, tries)
         listing = listings[entry.id]
         found = [file for path, file in listing.files.items() if want.row.fits(path)]
         if not found:
@@ -141,16 +146,16 @@ def find_remotes(
     return list(remotes.values())
 
 
-def _listed(entry: Entry, hub: Hub, lock: Lock, pause: Callable[[float], None]) -> Listing:
+def _listed(entry: Entry, hub: Hub, lock: Lock, pause: Callable[[float], None], tries: int) -> Listing:
     """The entry's repository at its pinned commit, else at the commit of the first download, else as it is today."""
     snapshot = lock.snapshots.get(entry.id)
     revision = snapshot.commit if snapshot and not entry.is_commit else entry.revision
-    for attempt in range(MAX_TRIES):
+    for attempt in range(tries):
         try:
             return hub.listing(entry.repo, revision)
         except ConnectionCut as err:
             cause = err
-            if attempt < MAX_TRIES - 1:
+            if attempt < tries - 1:
                 pause(PAUSES_S[attempt])
     raise WeightsMissing(
         f"The Hub could not be reached ({cause}).", "Check the connection and run the same command again."
@@ -187,7 +192,7 @@ def _is_here(want: Wanted, models: Path, lock: Lock) -> bool:
 
 
 def _can_stay(remote: Remote, models: Path, lock: Lock) -> bool:
-    """True for a file of the right size under its final name; one that the lock file does not know is never replaced."""
+    """True for a file of the right size under its final name; what the lock file does not know is never replaced."""
     target = remote.target(models)
     if not target.exists():
         return False
@@ -217,7 +222,7 @@ def _fetched(remote: Remote, hub: Hub, models: Path, pause: Callable[[float], No
     """Fetch one file; when its bytes turn out wrong, once more from the start, and then give up."""
     target, part = remote.target(models), remote.part(models)
     with disk_errors_explained(remote.item.key, safe=KEPT):
-        _make_folder(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         for other in set(parts_of(target)) - {part}:
             other.unlink()
     for last_try in (False, True):
@@ -248,6 +253,7 @@ def _filled(part: Path, remote: Remote, hub: Hub, pause: Callable[[float], None]
         part.unlink()
     if size == 0:
         part.touch()
+    yield WeightsProgress(key, _bytes_in(part), size)
     tries = 0
     while (before := _bytes_in(part)) < size:
         reason = "the connection ended early"
@@ -300,13 +306,6 @@ def _recorded(remote: Remote, models: Path, sha256: str, *, fetched: bool) -> We
     )
     remember(models, Lock(files={item.key: line}))
     return WeightsReady(item.key, remote.file.size, sha256, fetched)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as err:
-        raise InputError(f"{folder.name} in the models folder is a file; a folder has to be there.") from err
 
 
 def _bytes_in(part: Path) -> int:

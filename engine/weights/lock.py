@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from engine.config import Settings
-from engine.errors import InputError, WeightsMismatch, disk_errors_explained
+from engine.errors import WeightsMismatch, disk_errors_explained
 from engine.project.files import write_atomically
 from engine.project.locks import locked
 from engine.weights.manifest import SHA256
@@ -77,10 +77,7 @@ def now() -> str:
 @contextmanager
 def working_in(models: Path, *, doing: str) -> Iterator[None]:
     """Keep other processes from writing into the models folder; it is made when it is not there."""
-    try:
-        with disk_errors_explained("the models folder", safe="Nothing was changed."):
-            models.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as err:
-        raise InputError(f"The models folder {models.name} is a file.", "Set SVI_MODELS_DIR to a folder.") from err
+    with disk_errors_explained("the models folder", safe="Nothing was changed."):
+        models.mkdir(parents=True, exist_ok=True)
     with locked(models / ".weights.lock", doing=doing):
         yield

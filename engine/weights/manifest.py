@@ -49,7 +49,7 @@ class WeightsFile(Settings):
         """True when `path` is this file, or lies in the pattern's own folder and fits it."""
         folder, _, name = path.rpartition("/")
         own_folder, _, pattern = self.path.rpartition("/")
-        return folder == own_folder and fnmatchcase(name, pattern) and name not in ("", ".", "..")
+        return folder == own_folder and fnmatchcase(name, pattern) and "\\" not in name
 
 
 def _as_row(value: object) -> object:
