@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -37,6 +37,7 @@ from engine.models.expert import Expert
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)
+Denoiser = PlainDenoiser | ReusingDenoiser
 MAX_TRIES = 3  # of a clip that runs out of memory, each on a lower tier
 
 
@@ -102,27 +103,13 @@ class LocalBackend:
         seconds: Counter[str] = Counter()
         scales = (request.guidance_scale,)  # the one term of Shot and Film: text
         variant = self.preset.variant(request.variant)
-        length = self.preset.max_sequence_length
-        needs_negative = 1 in passes(scales)
         with timed(seconds, "lora"):
             for expert in self._experts:
                 loras = self.preset.loras(
                     request.variant, expert.name, strength=request.lora_strength, draft=request.draft
                 )
                 self.counters.lora_fusions += expert.use(loras)
-        with timed(seconds, "text"):
-            for text in (request.prompt, request.negative_prompt)[: 1 + needs_negative]:
-                self._texts(text, length)
-        with timed(seconds, "condition"):
-            conditioning = prepare(
-                request,
-                self.components,
-                variant=variant,
-                texts=self._texts,
-                max_sequence_length=length,
-                needs_negative=needs_negative,
-                counters=self.counters,
-            )
+        conditioning = self._prepare(request, variant, seconds)
         faults.hit("clip.encoded")
         for step in clocked(self._denoise(request, conditioning, scales, variant), seconds, "denoise"):
             latents = step.latents
@@ -145,6 +132,23 @@ class LocalBackend:
             tail = latents[0, :, -variant.num_motion_latents :].float().cpu().numpy()
         yield ClipResult(frames, dict(seconds), tail)
 
+    def _prepare(self, request: ClipRequest, variant: Variant, seconds: Counter[str]) -> Conditioning:
+        length = self.preset.max_sequence_length
+        needs_negative = 1 in passes((request.guidance_scale,))
+        with timed(seconds, "text"):
+            for text in (request.prompt, request.negative_prompt)[: 1 + needs_negative]:
+                self._texts(text, length)
+        with timed(seconds, "condition"):
+            return prepare(
+                request,
+                self.components,
+                variant=variant,
+                texts=self._texts,
+                max_sequence_length=length,
+                needs_negative=needs_negative,
+                counters=self.counters,
+            )
+
     def _denoise(
         self, request: ClipRequest, conditioning: Conditioning, scales: tuple[float, ...], variant: Variant
     ) -> Iterator[Step]:
@@ -152,8 +156,8 @@ class LocalBackend:
         prompts = [conditioning.prompt_embeds]
         if conditioning.negative_prompt_embeds is not None:
             prompts.append(conditioning.negative_prompt_embeds)
-        kind = ReusingDenoiser if components.device.type == "cpu" else PlainDenoiser
-        denoisers: dict[str, PlainDenoiser | ReusingDenoiser] = {}
+        kind = self._denoiser_kind()
+        denoisers: dict[str, Denoiser] = {}
 
         def predict(latents: Tensor, sigma: float) -> Tensor:
             expert = self._expert_at(sigma, variant)
@@ -162,17 +166,23 @@ class LocalBackend:
                 if components.placement is not None:
                     components.placement.bring(expert.transformer)
                 denoisers[expert.name] = kind(expert.transformer, prompts, conditioning.image_embeds)
-            denoiser = denoisers[expert.name]
             model_input = torch.cat([latents.to(components.dtype), conditioning.condition_latents], dim=1)
-            branches = passes(scales)
-            self.counters.transformer_passes += len(branches)
-            return guide((denoiser(model_input, sigma, branch).float() for branch in branches), scales)
+            return guide(self._evaluate(denoisers[expert.name], model_input, sigma, passes(scales)), scales)
 
         channels = components.codec.latent_channels
         shape = (1, channels, *conditioning.condition_latents.shape[2:])
         noise = draw_noise(shape, request.seed, components.device)
         sigmas = sigma_schedule(request.num_inference_steps, request.shift)
         return sample(predict, noise, sigmas, prediction=components.prediction)
+
+    def _denoiser_kind(self) -> type[Denoiser]:
+        return ReusingDenoiser if self.components.device.type == "cpu" else PlainDenoiser
+
+    def _evaluate(self, denoiser: Denoiser, model_input: Tensor, sigma: float, branches: list[int]) -> Iterable[Tensor]:
+        """The prediction of each of `branches` of guidance, float32, one pass at a time."""
+        for branch in branches:
+            self.counters.transformer_passes += 1
+            yield denoiser(model_input, sigma, branch).float()
 
     def _expert_at(self, sigma: float, variant: Variant) -> Expert:
         """The expert for noise level `sigma`: the low-noise one below the variant's boundary, where there are two."""
