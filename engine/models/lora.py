@@ -1,77 +1,114 @@
 """LoRA files of every spelling in use, checked against the transformer and fused into its weights.
 
-diffusers loads upstream's files as nothing, with a warning only; here a file either takes effect in full
-or is refused by name. Fusing adds strength · alpha / rank · B·A in float32. The base weights stay in host memory, so
-that another LoRA or strength starts from the same numbers again.
+diffusers loads upstream's files as nothing, with a warning only; here a file either takes effect in full or is refused
+by name. An SVI LoRA must adapt every layer that it was trained on; an extra one (a distillation, a style) may adapt
+others and fewer, but every tensor of it must be understood. Fusing adds strength · alpha / rank · B·A in float32.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.errors import WeightsMismatch, WeightsMissing
+from engine.models.folding import refold
+from engine.models.lora_keys import DANCE, meaning, other_method, other_model
+from engine.models.names import PICTURE_PARTS
+from engine.weights.header import read_header
 
-PREFIXES = ("pipe.dit.", "model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.")
-UPSTREAM_NAMES = (
-    ("self_attn", "attn1"),
-    ("cross_attn", "attn2"),
-    ("attn1.o", "attn1.to_out.0"),
-    ("attn2.o", "attn2.to_out.0"),
-    *((f"{attention}.{letter}", f"{attention}.to_{letter}") for attention in ("attn1", "attn2") for letter in "qkv"),
-    ("ffn.0", "ffn.net.0.proj"),
-    ("ffn.2", "ffn.net.2"),
-)
+Kind = Literal["svi", "extra"]
+
+MAX_BYTES = 3_000_000_000  # upstream's own files in float32 are 4 · 613,416,960 bytes: a limit of 2 GB refuses them
+MAX_RANK = 256
+NUMBERS = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"}
 MODULES_PER_BLOCK = (
     *(f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")),
     "ffn.net.0.proj",
     "ffn.net.2",
 )
-_PART = re.compile(
-    r"^(?P<module>.+?)\.(?:(?P<factor>lora_A|lora_B|lora_down|lora_up)(?:\.default)?\.weight|(?P<alpha>alpha))$"
-)
-_FACTORS = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up"}
+WIDTHS = {1536: "Wan 1.3B", 3072: "Wan 2.2 5B", 5120: "Wan 14B"}
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass(frozen=True)
 class LoraModule:
-    """One low-rank change: down (r, in), up (out, r), scale = alpha / r."""
+    """One low-rank change of a weight: down (r, in), up (out, r), scale = alpha / r."""
 
     down: Tensor
     up: Tensor
     scale: float
 
-    def delta(self) -> Tensor:
-        return self.scale * (self.up.float() @ self.down.float())
+    def delta(self, device: torch.device | None = None) -> Tensor:
+        up, down = (factor.to(device or factor.device, torch.float32) for factor in (self.up, self.down))
+        return self.scale * (up @ down)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """One change of a parameter in full: a bias, a norm, a modulation (`diff_b`, `diff`, `diff_m` in the file)."""
+
+    values: Tensor
+
+    def delta(self, device: torch.device | None = None) -> Tensor:
+        return self.values.to(device or self.values.device, torch.float32)
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Changes by module name of diffusers' `WanTransformer3DModel`; `extras` are tensors that are no LoRA (Dance)."""
+    """Changes of diffusers' `WanTransformer3DModel`: low-rank ones by module, offsets by parameter.
+
+    extras: tensors that are no change of the transformer (Dance). left_out: keys for the picture attention of Wan 2.1
+    in a LoRA used with a model that has none; the lightx2v LoRAs for Wan 2.2 carry them, and nothing else can be done.
+    """
 
     name: str
     modules: Mapping[str, LoraModule]
     extras: Mapping[str, Tensor]
+    offsets: Mapping[str, Offset] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    def changes(self) -> Iterator[tuple[str, LoraModule | Offset]]:
+        """Each change with the name of its parameter."""
+        for module, change in self.modules.items():
+            yield f"{module}.weight", change
+        yield from self.offsets.items()
 
 
-def read_lora(path: Path, transformer: WanTransformer3DModel, *, layers: Mapping[str, nn.Module] | None = None) -> Lora:
+def read_lora(
+    path: Path,
+    transformer: WanTransformer3DModel,
+    *,
+    kind: Kind = "svi",
+    layers: Mapping[str, nn.Module] | None = None,
+) -> Lora:
     """The LoRA in a safetensors file. One that would not take effect in full raises `WeightsMismatch`.
 
-    layers: the linear layers by name, when they are not where the transformer has them (under an adapter).
+    kind: "svi" must adapt exactly the ten layers of every block. layers: the linear layers by name, when they are not
+    where the transformer has them (under an adapter).
     """
+    check_file(path)
+    return parse_lora(load_file(path), transformer, name=path.name, kind=kind, layers=layers)
+
+
+def check_file(path: Path) -> None:
+    """Raise unless `path` is a whole safetensors file of numbers, small enough for a LoRA. Reads the header only."""
     if not path.is_file():
         raise WeightsMissing(f"The LoRA {path.name} is missing.", "Check `lora:` in the preset.")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as err:
-        raise WeightsMissing(f"The LoRA {path.name} is damaged.", "Download it again.") from err
-    return parse_lora(tensors, transformer, name=path.name, layers=layers)
+    header = read_header(path)
+    if header.file_bytes > MAX_BYTES:
+        raise WeightsMismatch(
+            f"{path.name} has {header.file_bytes / 1e9:.1f} GB; a LoRA has at most {MAX_BYTES / 1e9:.0f} GB.",
+            "It may be a whole model: give it as `model:`, not as a LoRA.",
+        )
+    for key, tensor in header.tensors.items():
+        if tensor.dtype not in NUMBERS:
+            raise WeightsMismatch(f"{path.name} holds {key} as {tensor.dtype}.", "A LoRA has floating-point numbers.")
 
 
 def parse_lora(
@@ -79,45 +116,35 @@ def parse_lora(
     transformer: WanTransformer3DModel,
     *,
     name: str,
+    kind: Kind = "svi",
     layers: Mapping[str, nn.Module] | None = None,
 ) -> Lora:
-    """Sort tensors into modules and extras, and check them against `transformer`."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    spelled: dict[str, str] = {}
-    extras: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        match = _PART.match(key)
-        if match is None:
-            extras[key] = tensor
-            continue
-        module = diffusers_name(match["module"])
-        spelled.setdefault(module, key)
-        parts.setdefault(module, {})["alpha" if match["alpha"] else _FACTORS[match["factor"]]] = tensor
-    if not any("up" in part or "down" in part for part in parts.values()):
-        first = next(iter(tensors), "none")
-        raise WeightsMismatch(f"{name} holds no LoRA weights (first key: {first}).", "Use an SVI LoRA for this model.")
-    layers = layers or dict(transformer.named_modules())
-    check_names(parts, spelled, transformer, name)
-    modules = {module: checked(module, part, layers[module], name) for module, part in sorted(parts.items())}
-    if not any(module.up.any() for module in modules.values()):
+    """Sort tensors into modules, offsets and extras, and check them against `transformer`."""
+    found = _sorted(tensors, name)
+    if not found.factors and not found.offsets:
+        raise _foreign(tensors, name)
+    _refuse_other_methods(tensors, name)
+    layers = layers or {key: layer for key, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
+    _check_size(found, layers)
+    left_out: tuple[str, ...] = ()
+    if kind == "svi":
+        _check_every_layer(found, transformer)
+    else:
+        left_out = _take_out_picture_parts(found, layers)
+        _check_every_tensor(found, layers)
+    modules = {module: _module(module, part, layers[module], name) for module, part in sorted(found.factors.items())}
+    for module, part in found.factors.items():
+        if "bias" in part:  # peft's lora_bias is scaled like B·A
+            found.offsets[f"{module}.bias"] = modules[module].scale * part["bias"].float()
+    parameters = dict(transformer.named_parameters())
+    offsets = {
+        key: _offset(key, tensor, parameters.get(key), found.keys.get(key, key), name)
+        for key, tensor in sorted(found.offsets.items())
+    }
+    effects = [*(change.up for change in modules.values() if change.scale), *(o.values for o in offsets.values())]
+    if not any(effect.any() for effect in effects):
         raise WeightsMismatch(f"{name} would change nothing: every lora_B is zero.", "The LoRA was never trained.")
-    return Lora(name, modules, extras)
-
-
-def diffusers_name(module: str) -> str:
-    """`blocks.N.…` as diffusers calls it, from any of the spellings in use."""
-    for prefix in PREFIXES:
-        module = module.removeprefix(prefix)
-    for upstream, ours in UPSTREAM_NAMES:
-        module = re.sub(rf"(?<=\.){re.escape(upstream)}(?=\.|$)", ours, module)
-    return module
-
-
-def upstream_name(module: str) -> str:
-    """`blocks.N.…` as upstream calls it: the inverse of `diffusers_name` but for the prefix."""
-    for upstream, ours in reversed(UPSTREAM_NAMES):
-        module = re.sub(rf"(?<=\.){re.escape(ours)}(?=\.|$)", upstream, module)
-    return module
+    return Lora(name, modules, found.extras, offsets, left_out)
 
 
 def without_weights(config: Mapping[str, object]) -> WanTransformer3DModel:
@@ -126,65 +153,231 @@ def without_weights(config: Mapping[str, object]) -> WanTransformer3DModel:
         return WanTransformer3DModel.from_config(dict(config))
 
 
-def check_names(parts: Mapping, spelled: Mapping[str, str], transformer: WanTransformer3DModel, name: str) -> None:
-    """Raise unless exactly the ten adapted layers of every block are there."""
+@dataclass
+class _Sorted:
+    """A file's tensors by what they change, under diffusers' names; `keys` has the file's own for the first of each."""
+
+    name: str
+    factors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    offsets: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def _sorted(tensors: Mapping[str, Tensor], name: str) -> _Sorted:
+    found = _Sorted(name)
+    for key, tensor in tensors.items():
+        if key.startswith(DANCE):
+            found.extras[key] = tensor
+            continue
+        what = meaning(key)
+        if what is None:
+            found.unknown.append(key)
+            continue
+        is_offset = what.role == "offset"
+        place = found.offsets if is_offset else found.factors.setdefault(what.target, {})
+        entry = what.target if is_offset else what.role
+        if entry in place:
+            raise WeightsMismatch(f"{name} holds {what.target} twice, the second time as {key}.", "Use another file.")
+        place[entry] = tensor
+        found.keys.setdefault(what.target, key)
+    return found
+
+
+def _refuse_other_methods(tensors: Mapping[str, Tensor], name: str) -> None:
+    if found := other_method(tensors):
+        what, key = found
+        raise WeightsMismatch(f"{name} is {what} (key {key}).", "It cannot be fused: use a LoRA.")
+
+
+def _foreign(tensors: Mapping[str, Tensor], name: str) -> WeightsMismatch:
+    """What to say of a file in which nothing belongs to a Wan transformer."""
+    if found := other_model(tensors):
+        model, key = found
+        return WeightsMismatch(f"{name} is not a Wan LoRA: it has keys of {model} ({key}).", "Use a LoRA made for Wan.")
+    _refuse_other_methods(tensors, name)
+    first = next(iter(tensors), "none")
+    return WeightsMismatch(f"{name} holds no LoRA weights (first key: {first}).", "Use a LoRA made for Wan.")
+
+
+def _check_size(found: _Sorted, layers: Mapping[str, nn.Module]) -> None:
+    """Raise when most layers of the file are those of a model of another width."""
+    widths = Counter(
+        part["down"].shape[1]
+        for module, part in found.factors.items()
+        if module.endswith(("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q", "ffn.net.0.proj"))
+        and "down" in part
+        and part["down"].ndim == 2
+    )
+    own = layers["blocks.0.attn1.to_q"].in_features
+    if not widths or (width := widths.most_common(1)[0][0]) == own:
+        return
+    blocks = 1 + max(int(module.split(".")[1]) for module in found.factors if module.startswith("blocks."))
+    raise WeightsMismatch(
+        f"{found.name} was made for {WIDTHS.get(width, 'another Wan')} ({width} wide, {blocks} blocks); "
+        f"this model is {WIDTHS.get(own, 'a Wan')} ({own} wide).",
+        "Use a LoRA made for this model.",
+    )
+
+
+def _check_every_layer(found: _Sorted, transformer: WanTransformer3DModel) -> None:
+    """Raise unless exactly the ten adapted layers of every block are there, and nothing else."""
     expected = [f"blocks.{i}.{layer}" for i in range(len(transformer.blocks)) for layer in MODULES_PER_BLOCK]
-    unknown = sorted(set(parts) - set(expected))
-    missing = sorted(set(expected) - set(parts))
+    adapted = set(found.factors) & set(expected)
+    missing = sorted(set(expected) - adapted)
+    biased = {module for module, part in found.factors.items() if "bias" in part}
+    strange = (found.factors.keys() - adapted) | found.offsets.keys() | biased
+    unknown = [*(found.keys[target] for target in sorted(strange)), *found.unknown]
     if unknown or missing:
         details = f"First missing layer: {missing[0]}. " if missing else ""
-        details += f"First unknown key: {spelled[unknown[0]]}." if unknown else ""
+        details += f"First unknown key: {unknown[0]}." if unknown else ""
         raise WeightsMismatch(
-            f"{name} adapts {len(set(parts) - set(unknown))} of the {len(expected)} layers it should.",
-            details.strip(),
+            f"{found.name} adapts {len(adapted)} of the {len(expected)} layers it should.", details.strip()
         )
 
 
-def checked(module: str, part: Mapping[str, Tensor], layer: nn.Linear, name: str) -> LoraModule:
+def _take_out_picture_parts(found: _Sorted, layers: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Remove the changes of picture attention when the model has none; their keys."""
+    if "blocks.0.attn2.add_k_proj" in layers:
+        return ()
+    absent = [target for target in (*found.factors, *found.offsets) if set(target.split(".")) & set(PICTURE_PARTS)]
+    for target in absent:
+        found.factors.pop(target, None)
+        found.offsets.pop(target, None)
+    return tuple(found.keys[target] for target in absent)
+
+
+def _check_every_tensor(found: _Sorted, layers: Mapping[str, nn.Module]) -> None:
+    """Raise when the file holds anything that is not understood or changes a layer that the model does not have."""
+    strange = [*found.unknown, *(found.keys[module] for module in found.factors if module not in layers)]
+    if strange:
+        raise _no_place(strange[0], len(strange), found.name)
+
+
+def _no_place(key: str, count: int, name: str) -> WeightsMismatch:
+    return WeightsMismatch(
+        f"{name} holds what this model has no place for: {key} ({count} such keys).", "Use a LoRA made for this model."
+    )
+
+
+def _module(module: str, part: Mapping[str, Tensor], layer: nn.Module, name: str) -> LoraModule:
     """The factors of one module, whose shapes fit `layer`."""
     if "down" not in part or "up" not in part:
         lacking = "lora_B" if "down" in part else "lora_A"
         raise WeightsMismatch(f"{name} has no {lacking} for {module}.", "The file is incomplete: download it again.")
-    down, up = part["down"], part["up"]
-    if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+    if not all(torch.isfinite(tensor.float()).all() for tensor in part.values()):
         raise WeightsMismatch(f"{name} has values for {module} that are not finite.", "Download it again.")
-    rank = down.shape[0]
+    down, up = part["down"], part["up"]
+    rank = down.shape[0] if down.ndim else 0
     expected = ((rank, layer.in_features), (layer.out_features, rank))
-    if (tuple(down.shape), tuple(up.shape)) != expected:
+    if (tuple(down.shape), tuple(up.shape)) != expected or not rank:
         raise WeightsMismatch(
             f"{name} does not fit {module}: A {tuple(down.shape)} and B {tuple(up.shape)}, "
             f"expected A {expected[0]} and B {expected[1]}.",
             "It was made for another model size.",
         )
-    scale = float(part["alpha"]) / rank if "alpha" in part else 1.0  # files without alpha mean alpha = rank
-    return LoraModule(down, up, scale)
+    if rank > MAX_RANK:
+        raise WeightsMismatch(f"{name} has rank {rank} at {module}.", f"Ranks up to {MAX_RANK} are read.")
+    alpha = part.get("alpha", torch.tensor(float(rank)))  # files without alpha mean alpha = rank
+    if alpha.numel() != 1:
+        raise WeightsMismatch(f"{name} has {alpha.numel()} alphas for {module}.", "Download it again.")
+    return LoraModule(down, up, alpha.item() / rank)
+
+
+def _offset(key: str, tensor: Tensor, parameter: Tensor | None, spelled: str, name: str) -> Offset:
+    """The change of `parameter` in full, whose shape fits."""
+    if parameter is None:
+        raise _no_place(spelled, 1, name)
+    if tensor.shape != parameter.shape:
+        raise WeightsMismatch(
+            f"{name} does not fit {key}: {tuple(tensor.shape)}, expected {tuple(parameter.shape)}.",
+            "It was made for another model size.",
+        )
+    if not torch.isfinite(tensor.float()).all():
+        raise WeightsMismatch(f"{name} has values for {key} that are not finite.", "Download it again.")
+    return Offset(tensor)
 
 
 class LoraSlot:
-    """Holds at most one LoRA fused into a transformer, and the base weights that it replaced."""
+    """Holds the LoRAs that are fused into a transformer, and knows the weights that it had without them.
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
+    base: gives the weights by the parameter's name; without it they are copied to host memory before they are changed.
+    device: where the sums are computed; None means where the weight lies.
+    """
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        base: Callable[[str], Tensor] | None = None,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
         self.transformer = transformer
-        self._base: dict[str, Tensor] = {}
+        self._given, self._copies = base, dict[str, Tensor]()
+        self._device = device
+        self._changed: set[str] = set()
 
     @torch.no_grad()
     def fuse(self, changes: Sequence[tuple[Lora, float]]) -> None:
         """Make the weights base + Σ strength · lora, whatever was fused before; summed in float32, rounded once."""
-        adapted = {module for lora, _ in changes for module in lora.modules}
-        for module in sorted(adapted | self._base.keys()):
-            weight = self.transformer.get_submodule(module).weight
-            base = self._base.setdefault(module, weight.detach().to("cpu", copy=True))
-            total = base.to(weight.device, torch.float32)
-            for lora, strength in changes:
-                if module in lora.modules:
-                    total = total + strength * lora.modules[module].delta().to(weight.device)
-            weight.copy_(total)
+        wanted: dict[str, list[tuple[LoraModule | Offset, float]]] = {}
+        for lora, strength in changes:
+            for name, change in lora.changes():
+                wanted.setdefault(name, []).append((change, strength))
+        for name in wanted:
+            self._check_plain(name)
+        _send_home(self.transformer)
+        self._changed |= wanted.keys()
+        for name in sorted(self._changed):
+            parameter = self.transformer.get_parameter(name)
+            device = self._device or parameter.device
+            total = self._base(name).to(device, torch.float32, copy=True)
+            for change, strength in wanted.get(name, ()):
+                total += strength * change.delta(device)
+            parameter.copy_(total)
+            refold(self.transformer.get_submodule(name.rpartition(".")[0]))
+        self._changed = set(wanted)
 
-    @torch.no_grad()
     def clear(self) -> None:
         """Put the base weights back, bit for bit."""
-        for module, base in self._base.items():
-            self.transformer.get_submodule(module).weight.copy_(base)
+        self.fuse([])
+
+    def _base(self, name: str) -> Tensor:
+        parameter = self.transformer.get_parameter(name)
+        if self._given is None and name not in self._copies:
+            self._copies[name] = parameter.detach().to("cpu", copy=True)
+        base = self._copies[name] if self._given is None else self._given(name)
+        if base.shape != parameter.shape:
+            raise WeightsMismatch(
+                f"The base weight {name} is {tuple(base.shape)} in the file and {tuple(parameter.shape)} in the model.",
+                "Give the folder that the model came from.",
+            )
+        return base
+
+    def _check_plain(self, name: str) -> None:
+        """Raise for a weight that was quantised: adding to it would round the change away."""
+        parameter = self.transformer.get_parameter(name)
+        if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
+            raise WeightsMismatch(
+                f"The weight {name} is quantised ({type(parameter).__name__}): no LoRA can be added to it.",
+                "Fuse before quantising: load the model unquantised, or write a quantised file with the LoRA in it.",
+            )
+        if parameter.dtype in _FP8 and self._given is None and name not in self._copies:
+            raise WeightsMismatch(
+                f"The weight {name} is stored in 8 bits and its exact values are gone.",
+                "Fuse before quantising, or give the base weights from their files.",
+            )
+
+
+def _send_home(transformer: WanTransformer3DModel) -> None:
+    """End any group offload's loan of weights to the GPU: after an interrupted pass some still lie there, and what is
+    written to them would be lost with them."""
+    for module in transformer.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        hook = registry.get_hook("group_offloading") if registry else None
+        if hook is not None:
+            hook.group.offload_()
 
 
 @torch.no_grad()

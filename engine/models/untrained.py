@@ -87,6 +87,7 @@ def build(size: WanSize, *, seed: int = 0, takes_picture: bool = True) -> WanMod
                 image_size=size.image_side,
                 patch_size=size.image_patch,
                 projection_dim=size.image_dim,
+                hidden_act="gelu",  # as in Wan's tower; the default is another
             )
         )
         make_sensitive(transformer, vae)

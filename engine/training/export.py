@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import InputError, WeightsMismatch, disk_errors_explained
-from engine.models.lora import Lora, LoraModule, read_lora, upstream_name, without_weights
+from engine.models.lora import Lora, LoraModule, read_lora, without_weights
+from engine.models.names import upstream_name
 from engine.project.files import write_atomically
 
 Layout = Literal["diffusers", "upstream", "comfy"]

@@ -176,5 +176,5 @@ def test_missing_and_damaged_files_are_named(transformer, tmp_path):
     with pytest.raises(WeightsMissing, match=r"svi\.safetensors is missing"):
         read_lora(tmp_path / "svi.safetensors", transformer)
     (tmp_path / "svi.safetensors").write_bytes(b"<html>404</html>")
-    with pytest.raises(WeightsMissing, match=r"svi\.safetensors is damaged"):
+    with pytest.raises(WeightsMismatch, match=r"svi\.safetensors is a web page"):
         read_lora(tmp_path / "svi.safetensors", transformer)

@@ -9,7 +9,8 @@ from torch import nn
 
 from engine import faults
 from engine.errors import DiskFull, InputError, WeightsMismatch, WeightsMissing
-from engine.models.lora import LoraSlot, diffusers_name, read_lora, upstream_name
+from engine.models.lora import LoraSlot, read_lora
+from engine.models.names import diffusers_name, upstream_name
 from engine.models.untrained import WanSize, build
 from engine.training.export import SPELLINGS as LAYOUTS
 from engine.training.export import LoraCard, export_lora, read_card
