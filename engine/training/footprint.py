@@ -13,43 +13,13 @@ import torch
 
 from engine.errors import InputError
 from engine.models.lora import MODULES_PER_BLOCK, without_weights
+from engine.models.published import CLIP_VIT_H, UMT5_XXL, WAN_VAE
 
 Strategy = Literal["plain", "zero2", "fsdp"]
 Checkpointing = Literal["none", "blocks", "blocks on host"]
 Dtype = Literal["bfloat16", "float32"]
 
 BYTES: dict[Dtype, int] = {"bfloat16": 2, "float32": 4}
-WAN_I2V_14B: dict[str, object] = {  # transformer/config.json of Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 40,
-    "attention_head_dim": 128,
-    "in_channels": 36,
-    "out_channels": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "ffn_dim": 13824,
-    "num_layers": 40,
-    "cross_attn_norm": True,
-    "image_dim": 1280,
-    "added_kv_proj_dim": 5120,
-}
-UMT5_XXL: dict[str, object] = {  # `umt5_xxl` of Wan's modules/t5.py
-    "vocab_size": 256_384,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10_240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-CLIP_VIT_H: dict[str, object] = {  # vision tower of Wan's open-clip xlm-roberta ViT-H/14
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-}
 ZERO2_BUCKET = 500_000_000  # elements; DeepSpeed's default reduce_bucket_size, which the launcher file leaves alone
 VAE_ENCODE_BYTES_PER_PIXEL = 15_100  # float32, untiled, 81 frames: 5.6 GiB at 832×480 (peak of its allocations)
 
@@ -285,7 +255,7 @@ def wan_encoders(
     with torch.device("meta"):
         parts = {
             "text encoder, bfloat16": (2, UMT5EncoderModel(UMT5Config(**text))),
-            "VAE, float32": (4, AutoencoderKLWan.from_config(dict(vae or {}))),
+            "VAE, float32": (4, AutoencoderKLWan.from_config(dict(vae or WAN_VAE))),
         }
         if image is not None:
             parts["image encoder, float32"] = (4, CLIPVisionModel(CLIPVisionConfig(**image)))

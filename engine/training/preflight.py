@@ -9,9 +9,10 @@ import torch
 from engine.config import Preset, load_preset
 from engine.errors import ConfigError, TrainingError
 from engine.models.pocket import PocketShape, transformer_config
+from engine.models.published import WAN_I2V_14B
 from engine.training.dataset import scan
 from engine.training.error_bank import BankSettings
-from engine.training.footprint import WAN_I2V_14B, Item, LatentShape, Strategy, wan_encoders
+from engine.training.footprint import Item, LatentShape, Strategy, wan_encoders
 from engine.training.plan import Machine, Plan, TrainingRun, training_plan
 from engine.training.recipe import TrainingConfig
 from engine.training.world import NUM_FRAMES

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import InputError
 from engine.models.lora import MODULES_PER_BLOCK, without_weights
+from engine.models.published import WAN_I2V_14B
 from engine.models.untrained import WanSize, build
 from engine.training.footprint import (
-    WAN_I2V_14B,
     LatentShape,
     activation_bytes,
     forward_flops,

@@ -256,6 +256,7 @@ def test_the_file_of_two_processes_is_what_its_comment_says(tmp_path):
 
 
 def _lora_14b():
-    from engine.training.footprint import WAN_I2V_14B, measure
+    from engine.models.published import WAN_I2V_14B
+    from engine.training.footprint import measure
 
     return measure(WAN_I2V_14B, 128)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine.errors import TrainingError
+from engine.models.published import WAN_I2V_14B
 from engine.training.error_bank import BankSettings, ErrorBank, check_budget
-from engine.training.footprint import WAN_I2V_14B, Item, LatentShape
+from engine.training.footprint import Item, LatentShape
 from engine.training.plan import (
     BANK_SHARE,
     LAUNCHERS,
