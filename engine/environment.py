@@ -1,4 +1,5 @@
-"""Mends what the installed packages get wrong, before the model stack is first imported.
+"""What this process may use of the machine; and mends what the installed packages get wrong, before the model stack is
+first imported.
 
 The PyPI wheel of torchvision is a CUDA build; beside a CPU build of torch its operators are missing, and transformers,
 diffusers and peft then fail to import. Declaring the two operators it looks for is enough: nothing here calls them.
@@ -6,6 +7,7 @@ diffusers and peft then fail to import. Declaring the two operators it looks for
 
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 
@@ -14,6 +16,20 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Host memory that this process may still take: what the system has, or what is left of its container's limit."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    try:
+        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):  # no container, or one of another kind
+        return available
+    return available if limit == "max" else min(available, int(limit) - used + cached)
 
 
 def ensure_torchvision() -> Literal["native", "absent", "mended"]:

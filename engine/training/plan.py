@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
 
+from engine.environment import free_memory
 from engine.training.error_bank import BankSettings, ErrorBank
 from engine.training.footprint import (
     Checkpointing,
@@ -205,18 +205,6 @@ def fitting_bank(
 def bank_bytes(latents: LatentShape, settings: BankSettings) -> int:
     """Bytes of both banks of one rank, full: 209.7 GB for the paper's 500 errors at each of 50 noise levels at 480p."""
     return NUM_BANKS * ErrorBank(torch.empty(settings.num_grids), latents.as_tuple, settings).full_bytes
-
-
-def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Host memory that this process may still take: what the system has, or what is left of its container's limit."""
-    available = psutil.virtual_memory().available
-    try:
-        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
-        lines = (cgroup / "memory.stat").read_text().splitlines()
-        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-    except (OSError, ValueError, StopIteration):  # no container, or one of another kind
-        return available
-    return available if limit == "max" else min(available, int(limit) - used + cached)
 
 
 def measure_tflops(device: torch.device, *, repeats: int = 5) -> float:

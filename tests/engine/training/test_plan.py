@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.environment import free_memory
 from engine.errors import TrainingError
 from engine.models.published import WAN_I2V_14B
 from engine.training.error_bank import BankSettings, ErrorBank, check_budget
@@ -18,7 +19,6 @@ from engine.training.plan import (
     TrainingRun,
     bank_bytes,
     fitting_bank,
-    free_memory,
     measure_tflops,
     training_plan,
 )
