@@ -47,11 +47,15 @@ class LocalBackend:
     def __init__(self, components: Components, preset: Preset, *, fingerprint: str = "") -> None:
         self.components, self.preset = components, preset
         self.counters = Counters()
-        self.info = BackendInfo(preset.name, str(components.device), fingerprint)
+        name = f"{preset.name} · {components.note}" if components.note else preset.name
+        self.info = BackendInfo(name, str(components.device), fingerprint)
         self._texts = TextCache(components.encode_text, self.counters)
-        self._experts = [Expert("high", components.transformer)]
-        if components.low_noise_transformer is not None:
-            self._experts.append(Expert("low", components.low_noise_transformer))
+        transformers = {"high": components.transformer, "low": components.low_noise_transformer}
+        self._experts = [
+            Expert(name, transformer, base=components.base_weights.get(name), read=components.read_lora)
+            for name, transformer in transformers.items()
+            if transformer is not None
+        ]
         self._interrupted = threading.Event()
         # Twice a block, so that a stop does not wait for a step of several seconds.
         self._hooks = [

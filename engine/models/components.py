@@ -3,8 +3,8 @@
 Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised. Device and dtype are decided here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.config import Preset
 from engine.errors import BackendUnavailable
 from engine.models.folding import fold_for_cpu
+from engine.models.lora import Lora, read_lora
 
 Prediction = Literal["velocity", "sample"]
 
@@ -53,7 +54,9 @@ class Components:
     transformer returns, noise − latents ("velocity") or the clean latents ("sample"). preview: linear map (C + 1, 3)
     from latents and a constant to RGB in [−1, 1], or None where decoding is cheap enough to preview with.
     low_noise_transformer: the second expert of Wan 2.2, or None. placement: where the parts live, or None where there
-    is nothing to choose.
+    is nothing to choose. base_weights: of each expert ("high", "low"), by the parameter's name, where they can be had
+    again without a copy. read_lora: (path, transformer) -> the LoRA to fuse. note: what must be said of these weights
+    wherever their results are named, "" for those of the preset's files.
     """
 
     transformer: WanTransformer3DModel
@@ -66,11 +69,18 @@ class Components:
     preview: Tensor | None = None
     low_noise_transformer: WanTransformer3DModel | None = None
     placement: Placement | None = None
+    base_weights: Mapping[str, Callable[[str], Tensor]] = field(default_factory=dict)
+    read_lora: Callable[..., Lora] = read_lora
+    note: str = ""
 
 
 def load(preset: Preset) -> Components:
     """The components of `preset`. Raises `WeightsMissing`, `WeightsMismatch`, `BackendUnavailable`."""
     transformers.utils.logging.disable_progress_bar()
+    if preset.random_weights:
+        from engine.models.untrained import load_random
+
+        return load_random(preset)
     if preset.family == "pocket":
         return _load_pocket(preset)
     from engine.models import wan

@@ -128,11 +128,7 @@ def read_modules(preset: Preset, dtype: torch.dtype) -> Modules:
     """The parts in folders of diffusers layout. Whatever scheduler a checkpoint names is left unread."""
     transformer = read(WanTransformer3DModel, preset.component("transformer"), dtype)
     takes_picture = transformer.config.image_dim is not None
-    if takes_picture and preset.max_sequence_length != PICTURE_SEQUENCE_LENGTH:
-        raise ConfigError(
-            f"“max_sequence_length” of “{preset.name}” is {preset.max_sequence_length}.",
-            f"With an image encoder, {PICTURE_SEQUENCE_LENGTH} is needed: it tells picture from text tokens.",
-        )
+    check_sequence_length(preset, takes_picture=takes_picture)
     low_noise, picture = preset.component("transformer_2"), preset.component("image_encoder")
     return Modules(
         transformer=transformer,
@@ -206,6 +202,15 @@ def mismatch(kind: type, folder: Path, reason: str) -> WeightsMismatch:
     return WeightsMismatch(
         f"The weights in {shown(folder)} do not fit {kind.__name__}: {reason}.", "Check that the folder is complete."
     )
+
+
+def check_sequence_length(preset: Preset, *, takes_picture: bool) -> None:
+    """Raise where the transformer could not tell text tokens from the picture's: it counts on 512 of them."""
+    if takes_picture and preset.max_sequence_length != PICTURE_SEQUENCE_LENGTH:
+        raise ConfigError(
+            f"“max_sequence_length” of “{preset.name}” is {preset.max_sequence_length}.",
+            f"With an image encoder, {PICTURE_SEQUENCE_LENGTH} is needed: it tells picture from text tokens.",
+        )
 
 
 def check_base(preset: Preset, modules: Modules) -> None:
