@@ -56,7 +56,8 @@ def commit(
                 image.save_png(frame, temp / "tail" / f"{number}.png")
             if tail_latents is not None:
                 faults.hit("tail.write")
-                (temp / "tail" / LATENTS).write_bytes(safetensors.numpy.save({"latents": tail_latents}))
+                whole = np.ascontiguousarray(tail_latents)  # of a view, save() writes other numbers
+                (temp / "tail" / LATENTS).write_bytes(safetensors.numpy.save({"latents": whole}))
             faults.hit("poster.write")
             video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
