@@ -24,6 +24,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder for projects (default ./projects)")
     parser.add_argument("--preset", help="name of a preset in assets/presets, or a YAML file (default pocket)")
     parser.add_argument("--public", action="store_true", default=None, help="allow --host to be reachable by others")
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        default=None,
+        help="run a Wan preset without its files; results are marked",
+    )
     return parser.parse_args(argv)
 
 

@@ -132,11 +132,10 @@ def run_doctor(args: argparse.Namespace, say) -> None:
 
 
 def run_generate(args: argparse.Namespace, say) -> None:
-    preset = load_preset(args.preset or Config.load().preset)
     folder = args.project or Config.load().data_dir / new_id()
     if (folder / "project.json").exists():
         store = Store.open(folder)
-        preset = preset_of(store.load(), args.preset)
+        preset = preset_of(store.load(), args)
         continue_project(store, preset, args)
     else:
         store = start_project(folder, preset, args)
@@ -152,6 +151,7 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
     if not prompts:
         raise InputError(
             "A new film needs prompts.", "Add --prompts FILE or --prompt TEXT (or write one with “draft”)."
+        preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
         )
     count = check_num_clips(args.clips if args.clips is not None else len(prompts))
     variant = args.variant or "film"
@@ -215,7 +215,7 @@ def imported_sha256(picture: Path) -> str:
 
 def run_extend(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
-    preset = preset_of(store.load(), args.preset)
+    preset = preset_of(store.load(), args)
     count = check_num_clips(args.clips if args.clips is not None else 1)
     prompts = prompts_from(args)
     if prompts and args.clips is None:
@@ -229,7 +229,7 @@ def run_extend(args: argparse.Namespace, say) -> None:
 def run_regenerate(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     project = store.load()
-    preset = preset_of(project, args.preset)
+    preset = preset_of(project, args)
     if not 1 <= args.clip <= len(project.clips):
         raise InputError(f"There is no clip {args.clip}: this film has {len(project.clips)}.")
     planned = film.plan(store, preset, project)
@@ -250,7 +250,7 @@ def run_regenerate(args: argparse.Namespace, say) -> None:
 def run_finalize(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     project = store.load()
-    preset = preset_of(project, args.preset)
+    preset = preset_of(project, args)
     numbers = clip_numbers(args.clips, len(project.clips))
     shown = {c.clip.id: c.take.digest for c in film.plan(store, preset, project).clips if c.take}
     store.edit(
@@ -283,7 +283,7 @@ def clip_numbers(text: str | None, count: int) -> list[int]:
 
 def run_export(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
-    preset = preset_of(store.load(), args.preset)
+    preset = preset_of(store.load(), args)
     say(film.export(store, preset, args.out))
 
 
@@ -441,13 +441,17 @@ def check_out(out: Path | None) -> None:
         raise InputError(f"{out} cannot be a file: one of its folders is a file.", "Choose another path.")
 
 
-def preset_of(project: Project, override: str | None) -> Preset:
+def random_weights(args: argparse.Namespace) -> bool:
+    return args.random_weights or Config.load().random_weights
+
+
+def preset_of(project: Project, args: argparse.Namespace) -> Preset:
     """The project's own preset; a preset file must be named again, under the same name."""
-    if not override and project.preset not in preset_names():
+    if not args.preset and project.preset not in preset_names():
         raise InputError(
             f"This film was made with a preset file called “{project.preset}”.", "Name it again: --preset FILE.yaml."
         )
-    preset = load_preset(override or project.preset)
+    preset = load_preset(args.preset or project.preset, random_weights=random_weights(args))
     if preset.name != project.preset:
         raise InputError(f"This project was made with the preset “{project.preset}”, not “{preset.name}”.")
     return preset
@@ -533,7 +537,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--prompt", metavar="TEXT", help="one prompt for every clip")
         sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
 
-    def preset(sub: argparse.ArgumentParser) -> None:
+    def preset(sub: argparse.ArgumentParser, *, runs: bool = False) -> None:
         sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
 
     def out(sub: argparse.ArgumentParser, required: bool = False) -> None:
@@ -548,6 +552,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, metavar="N", help="the film's seed (default 0)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps per clip")
     sub.add_argument("--hd", action="store_true", help="the preset's large sizes, where it has any")
+        if runs:
+            sub.add_argument(
+                "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"
+            )
     sub.add_argument("--draft", action="store_true", help="few steps with the preset's distilled LoRAs")
     sub.add_argument(
         "--project", type=Path, metavar="DIR", help="where the film lives (default: a folder in projects/)"
@@ -567,19 +575,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--seed", type=int, metavar="N")
     sub.add_argument("--only", action="store_true", help="keep later clips as they are (the join may jump)")
-    preset(sub)
+    preset(sub, runs=True)
     out(sub)
 
     sub = command("finalize", run_finalize, "Make draft clips again in full quality, with the same prompts and seeds.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
     sub.add_argument("--clips", metavar="1,3-5", help="only these (default: all); drafts after them follow")
     sub.add_argument("--only", action="store_true", help="keep the other clips as they are (the joins may jump)")
-    preset(sub)
+    preset(sub, runs=True)
     out(sub)
 
     sub = command("export", run_export, "Join the finished clips into one MP4.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
-    preset(sub)
+    preset(sub, runs=True)
     out(sub, required=True)
 
     sub = command("draft", run_draft, "Write a storyline for a picture.")
@@ -588,7 +596,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--clips", type=int, required=True, metavar="N")
     sub.add_argument("--variant", choices=sorted(VARIANTS))
     sub.add_argument("--seed", type=int, metavar="N")
-    preset(sub)
+    preset(sub, runs=True)
     sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
 
     sub = command(
@@ -607,7 +615,7 @@ def parser() -> argparse.ArgumentParser:
     drift.add_argument("--strengths", type=strengths, default=(), metavar="0.2,0.4", help="more LoRA strengths")
     drift.add_argument("--loras", type=Path, metavar="DIR", help="more arms: VARIANT-NAME.safetensors, for ablations")
     drift.add_argument("--out", type=Path, dest="folder", default=Path("runs/drift"), metavar="DIR", help="results")
-    preset(sub)
+    preset(sub, runs=True)
 
     sub = command("train", run_train, "Train a model from a recipe; resumes where it stopped.")
     sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
@@ -627,7 +635,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("lora", type=Path, metavar="LORA.safetensors")
     sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", dest="target")
-    preset(sub)
+    preset(sub, runs=True)
 
     sub = command("import-pickles", run_import_pickles, "Turn upstream's pickled Talk and Dance data into videos.")
     sub.add_argument("folder", type=Path, metavar="FOLDER")

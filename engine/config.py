@@ -20,6 +20,7 @@ ASSETS = ROOT / "assets"
 PRESETS = ASSETS / "presets"
 MAX_YAML_BYTES = 256_000
 MODELS_PREFIX = "models:"  # models:owner/name/path is a file or folder of that Hub repository in the models folder
+RANDOM_WEIGHTS = "random weights"  # said of every result that no trained model made
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -224,6 +225,7 @@ class Config(Settings):
     port: int | None = Field(None, ge=1, le=65535)
     public: bool = False
 
+    random_weights: bool = False
     @classmethod
     def load(cls, **flags: object) -> "Config":
         """Defaults, then `SVI_DATA_DIR`, `SVI_PRESET`, …, then the flags that are not None."""
@@ -286,8 +288,11 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml") if not p.stem.startswith(("train-", "accelerate-")))
 
 
-def load_preset(name: str) -> Preset:
-    """The preset called `name`, or the one in the YAML file of that path."""
+def load_preset(name: str, *, random_weights: bool = False) -> Preset:
+    """The preset called `name`, or the one in the YAML file of that path.
+
+    random_weights: the model is built without its files. Only who runs the studio can ask for that: no file may.
+    """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         bases = {base.stem: base for base in (PRESETS / "models").glob("*.yaml")}  # to train on, not to offer
@@ -296,4 +301,12 @@ def load_preset(name: str) -> Preset:
             raise ConfigError(f"There is no preset “{name}”.", nearest(name, preset_names()))
     data = read_yaml(path)
     data.setdefault("name", path.stem.lower())
-    return validated(Preset, data | {"folder": path.resolve().parent}, f"preset {path.name}")
+    if "random_weights" in data:
+        raise ConfigError(f"“random_weights” cannot be set in {path.name}.", "Start with --random-weights instead.")
+    if random_weights and data.get("family") == "pocket":
+        raise ConfigError(
+            f"The preset “{data['name']}” is small enough to come with its weights.",
+            "Random weights are for Wan: name another preset with --preset.",
+        )
+    data |= {"folder": path.resolve().parent, "random_weights": random_weights}
+    return validated(Preset, data, f"preset {path.name}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine import __version__, backends, faults
 from engine.backends.base import Backend, ClipResult, Notice
-from engine.config import Preset
+from engine.config import RANDOM_WEIGHTS, Preset
 from engine.domain import Clip, ClipRequest, Inputs, Project, Take, check_num_clips, clean_prompt
 from engine.errors import (
     ConfigError,
@@ -372,9 +372,10 @@ def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None =
     if not chosen:
         raise ProjectError("There is no finished clip to export yet.", "Generate at least one clip first.")
     takes_on_disk.verify(store.takes_folder, chosen)
+    random = any(RANDOM_WEIGHTS in take.backend for take in chosen)
     metadata = {
         "title": planned.project.title,
-        "comment": f"{AI_NOTE}; model: {preset.title}",
+        "comment": f"{AI_NOTE}; model: {preset.title}{f', {RANDOM_WEIGHTS}' if random else ''}",
         "encoder": f"Stable Video Infinity Studio {__version__}",
     }
     with disk_errors_explained("the film"):

@@ -79,7 +79,7 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
     from studio.worker import Options
 
     data = config.data_dir.resolve()
-    preset = load_preset(config.preset)
+    preset = load_preset(config.preset, random_weights=config.random_weights)
     with contextlib.ExitStack() as stack:
         with disk_errors_explained("the data folder"):
             (data / "uploads").mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from engine.config import Preset
+from engine.config import RANDOM_WEIGHTS, Preset
 from engine.environment import free_memory
 from engine.errors import ConfigError
 from engine.models import wan
@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def note(self) -> str:
-        return f"random weights ({self.reduced})" if self.reduced else "random weights"
+        return f"{RANDOM_WEIGHTS} ({self.reduced})" if self.reduced else RANDOM_WEIGHTS
 
 
 def layout_of(size: WanSize, *, takes_picture: bool = True) -> Layout:
@@ -176,10 +176,6 @@ def load_random(preset: Preset, *, num_blocks: int | None = None) -> Components:
 
     num_blocks: of each transformer, at the published width; None takes as many as the machine holds.
     """
-    if preset.family != "wan":
-        raise ConfigError(
-            f"The model of “{preset.name}” is embedded.", "Random weights stand in for Wan: choose another preset."
-        )
     wan.check_sequence_length(preset, takes_picture=preset.base == "wan2.1")
     device = device_of(preset)
     dtype = dtype_of(preset, device)
