@@ -30,7 +30,20 @@ ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code. Of several ranks only the first runs it, but for the trainer's own."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    rank, size = backends.started_as()
+    if size == 1 or arguments[:1] == ["train"]:
+        return run(arguments)
+    from engine.backends import follow, parallel
+
+    if rank == 0:
+        return parallel.lead(lambda: run(arguments))
+    configure_logging(verbose=False)
+    return follow.follow_leader()
+
+
+def run(arguments: Sequence[str]) -> int:
     args = parser().parse_args(arguments)
     configure_logging(args.verbose)
     for name in ("SIGTERM", "SIGHUP"):
@@ -138,6 +151,7 @@ def run_generate(args: argparse.Namespace, say) -> None:
         preset = preset_of(store.load(), args)
         continue_project(store, preset, args)
     else:
+        preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
         store = start_project(folder, preset, args)
     args.project = folder  # named when the run is cancelled
     say(ProjectOpened(str(folder)))
@@ -151,7 +165,6 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
     if not prompts:
         raise InputError(
             "A new film needs prompts.", "Add --prompts FILE or --prompt TEXT (or write one with “draft”)."
-        preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
         )
     count = check_num_clips(args.clips if args.clips is not None else len(prompts))
     variant = args.variant or "film"
@@ -539,6 +552,10 @@ def parser() -> argparse.ArgumentParser:
 
     def preset(sub: argparse.ArgumentParser, *, runs: bool = False) -> None:
         sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
+        if runs:
+            sub.add_argument(
+                "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"
+            )
 
     def out(sub: argparse.ArgumentParser, required: bool = False) -> None:
         sub.add_argument("--out", type=Path, metavar="FILM.mp4", required=required, help="write the joined film here")
@@ -552,21 +569,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, metavar="N", help="the film's seed (default 0)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps per clip")
     sub.add_argument("--hd", action="store_true", help="the preset's large sizes, where it has any")
-        if runs:
-            sub.add_argument(
-                "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"
-            )
     sub.add_argument("--draft", action="store_true", help="few steps with the preset's distilled LoRAs")
     sub.add_argument(
         "--project", type=Path, metavar="DIR", help="where the film lives (default: a folder in projects/)"
     )
-    preset(sub)
+    preset(sub, runs=True)
     out(sub)
 
     sub = command("extend", run_extend, "Add clips to the end of a film.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
     prompts(sub)
-    preset(sub)
+    preset(sub, runs=True)
     out(sub)
 
     sub = command("regenerate", run_regenerate, "Make another take of one clip, and of all that follow from it.")
@@ -596,7 +609,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--clips", type=int, required=True, metavar="N")
     sub.add_argument("--variant", choices=sorted(VARIANTS))
     sub.add_argument("--seed", type=int, metavar="N")
-    preset(sub, runs=True)
+    preset(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
 
     sub = command(
@@ -635,7 +648,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("lora", type=Path, metavar="LORA.safetensors")
     sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", dest="target")
-    preset(sub, runs=True)
+    preset(sub)
 
     sub = command("import-pickles", run_import_pickles, "Turn upstream's pickled Talk and Dance data into videos.")
     sub.add_argument("folder", type=Path, metavar="FOLDER")

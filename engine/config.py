@@ -105,6 +105,7 @@ class Preset(Settings):
     max_sequence_length: int = Field(512, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gpus: int = Field(1, ge=1, le=8)
     uint8: Literal["round", "floor"] = "round"
     random_weights: bool = False
     folder: Path = Field(default=Path(), exclude=True)

@@ -15,6 +15,9 @@ MAY_IMPORT_TORCH = (
     "engine/training/",
     "engine/evaluation/",
     "engine/backends/local.py",
+    "engine/backends/parallel.py",
+    "engine/backends/follow.py",
+    "engine/backends/ranks.py",
     "engine/story/qwen.py",
     "engine/environment.py",  # inside a function, to mend the installation
     "engine/doctor.py",  # inside a function, to ask for the device

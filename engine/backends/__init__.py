@@ -1,6 +1,7 @@
 """Opens the backend that a preset asks for, and names its weights without loading them."""
 
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +10,17 @@ from engine.config import Preset
 from engine.errors import WeightsMissing
 from engine.weights.needs import check_present
 
-__all__ = ["Backend", "BackendInfo", "ClipResult", "Interrupted", "Notice", "StepDone", "fingerprint", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "ClipResult",
+    "Interrupted",
+    "Notice",
+    "StepDone",
+    "fingerprint",
+    "open_backend",
+    "started_as",
+]
 
 WHOLE_BYTES = 64 << 20
 SAMPLE_BYTES = 1 << 20
@@ -17,10 +28,19 @@ WEIGHT_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".bin", ".pth")
 
 
 def open_backend(preset: Preset, *, threads: int | None = None) -> Backend:
-    """Load the model of `preset`. Slow: the model stack is imported here."""
+    """Load the model of `preset`, on several GPUs where it says so. Slow: the model stack is imported here."""
+    if preset.gpus > 1 or started_as()[1] > 1:
+        from engine.backends.parallel import ParallelBackend
+
+        return ParallelBackend.open(preset, threads=threads)
     from engine.backends.local import LocalBackend
 
     return LocalBackend.open(preset, threads=threads)
+
+
+def started_as() -> tuple[int, int]:
+    """This process's rank and how many torch.distributed.run started, (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def fingerprint(preset: Preset, variant: str, *, draft: bool = False) -> str:

@@ -68,18 +68,7 @@ class LocalBackend:
     @classmethod
     def open(cls, preset: Preset, *, threads: int | None = None) -> "LocalBackend":
         """Load the model of `preset`. threads: CPU threads to compute with; None leaves one core to the page."""
-        set_threads(threads)
-        began = time.monotonic()
-        try:
-            components = models.load(preset)
-            faults.hit("model.loaded")
-        except (MemoryError, RuntimeError) as err:
-            components = None
-            if not is_out_of_memory(err):
-                raise
-        if components is None:
-            raise out_of_memory(f"The model “{preset.name}”", "Close other programs, or choose a smaller preset.")
-        log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
+        components = load_components(preset, threads)
         return cls(components, preset, fingerprint=backends.fingerprint(preset, next(iter(preset.variants))))
 
     def generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
@@ -219,6 +208,23 @@ class LocalBackend:
         for name in ("components", "_texts", "_experts"):
             self.__dict__.pop(name, None)
         release_memory()
+
+
+def load_components(preset: Preset, threads: int | None) -> Components:
+    """The model of `preset`, ready to compute with `threads` CPU threads. Raises `OutOfMemory`, `ModelError`."""
+    set_threads(threads)
+    began = time.monotonic()
+    try:
+        components = models.load(preset)
+        faults.hit("model.loaded")
+    except (MemoryError, RuntimeError) as err:
+        components = None
+        if not is_out_of_memory(err):
+            raise
+    if components is None:
+        raise out_of_memory(f"The model “{preset.name}”", "Close other programs, or choose a smaller preset.")
+    log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
+    return components
 
 
 def to_frames(pixels: Tensor, rounding: Literal["round", "floor"]) -> np.ndarray:
