@@ -331,17 +331,28 @@ class LoraSlot:
         self._changed |= wanted.keys()
         for name in sorted(self._changed):
             parameter = self.transformer.get_parameter(name)
-            device = self._device or parameter.device
-            total = self._base(name).to(device, torch.float32, copy=True)
-            for change, strength in wanted.get(name, ()):
-                total += strength * change.delta(device)
-            parameter.copy_(total)
+            parameter.copy_(self._sum(name, wanted[name]) if name in wanted else self._as_loaded(name))
             refold(self.transformer.get_submodule(name.rpartition(".")[0]))
         self._changed = set(wanted)
 
     def clear(self) -> None:
         """Put the base weights back, bit for bit."""
         self.fuse([])
+
+    def _sum(self, name: str, changes: Sequence[tuple[LoraModule | Offset, float]]) -> Tensor:
+        """base + Σ strength · change in float32."""
+        device = self._device or self.transformer.get_parameter(name).device
+        total = self._base(name).to(device, torch.float32, copy=True)
+        for change, strength in changes:
+            total += strength * change.delta(device)
+        return total
+
+    def _as_loaded(self, name: str) -> Tensor:
+        """The base weight as it was before any LoRA. One stored in 8 bits had been rounded to the model's dtype first,
+        which the patch embedding keeps: diffusers never stores it in 8 bits."""
+        base = self._base(name)
+        in_8_bits = self.transformer.get_parameter(name).dtype in _FP8
+        return base.to(self.transformer.patch_embedding.weight.dtype) if in_8_bits else base
 
     def _base(self, name: str) -> Tensor:
         parameter = self.transformer.get_parameter(name)

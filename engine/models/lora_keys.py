@@ -40,6 +40,7 @@ _FACTORS: dict[tuple[str, str], Role] = {
     ("lora_B", "bias"): "bias",
     ("lora_up", "bias"): "bias",
 }
+_TELLING = "base_model|architecture|title|output_name"  # keys of kohya, ModelSpec and our own cards
 _METHODS = (  # what changes weights in another way than B·A
     (r"dora_scale|lora_magnitude_vector|\.w_norm$", "a DoRA: it rescales the weights beside adding to them"),
     (r"lokr_|hada_|lora_mid|glora|oft_|boft_", "a LyCORIS file (LoKr, LoHa, OFT)"),
@@ -104,8 +105,9 @@ def guess_base(path: Path) -> FittingBase | None:
         row, expert = known
         return "wan2.1" if row.base == "wan2.1" else f"wan2.2-{expert}"
     metadata = read_header(path).metadata
-    told = [value for key, value in metadata.items() if re.search("base_model|architecture|title|output_name", key)]
-    return next((base for text in (path.stem, *told) if (base := _base_named(text))), None)
+    told = " ".join(value for key, value in metadata.items() if re.search(_TELLING, key))
+    texts = (path.stem, told, f"{path.stem} {told}")  # the name may tell the expert only, and the metadata the version
+    return next((base for text in texts if (base := _base_named(text))), None)
 
 
 def _base_named(text: str) -> FittingBase | None:

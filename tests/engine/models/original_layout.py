@@ -122,7 +122,7 @@ def vae_tensors(vae: nn.Module) -> dict[str, Tensor]:
                 key = ["decoder.upsamples", str(int(level) * per_level + int(index)), VAE_LAYERS[layer], *kind]
             case "decoder.up", [level, "upsamplers", _, *layer]:
                 key = ["decoder.upsamples", str(int(level) * per_level + per_level - 1), *layer]
-            case ("encoder.mid" | "decoder.mid"), [index, layer, *kind]:
+            case (("encoder.mid" | "decoder.mid"), [index, layer, *kind]):
                 key = [stack.replace("mid", "middle"), str(2 * int(index)), VAE_LAYERS[layer], *kind]
             case _:
                 key = [respelled(name, VAE)]
