@@ -284,10 +284,10 @@ def _appended(part: Path, remote: Remote, hub: Hub) -> Iterator[Event]:
     with disk_errors_explained(remote.item.key, safe=KEPT), part.open("ab") as stream:
         for chunk in hub.chunks(remote.listing, remote.file, start=done):
             faults.hit("weights.chunk")
-            stream.write(chunk[: remote.file.size - done])
+            stream.write(chunk)
             done += len(chunk)
             if done > remote.file.size:
-                return
+                return  # its size tells that it is another file
             if time.monotonic() - said >= PROGRESS_EVERY_S:
                 said = time.monotonic()
                 yield WeightsProgress(remote.item.key, done, remote.file.size)

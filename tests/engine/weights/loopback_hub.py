@@ -26,7 +26,7 @@ class Served:
     path: str
     start: int
     sent: int
-    token: str | None
+    encoding: str | None
 
 
 @dataclass
@@ -42,6 +42,7 @@ class LoopbackHub:
     statuses: list[int] = field(default_factory=list)  # of the next requests for bytes
     wrong: list[bool] = field(default_factory=list)  # the next answers begin with other bytes
     stalls: list[bool] = field(default_factory=list)  # half of the next answers, then silence until `released`
+    surplus: bytes = b""  # follows the bytes of a large file
     ignores_ranges: bool = False
     refuses_ranges: bool = False
     listed: dict[str, str] = field(default_factory=dict)  # a hash that the listing claims, by path
@@ -115,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and hub.refuses_ranges:
             return self._answer(416, b"", {})
         start = int(asked.group(1)) if asked and not hub.ignores_ranges else 0
+        data += hub.surplus
         body = data[start:]
         if hub.wrong and hub.wrong.pop(0):
             body = bytes(b ^ 0xFF for b in body[:5]) + body[5:]
@@ -127,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = hub.cuts.pop(0) if hub.cuts else len(body)
         stalls = bool(hub.stalls and hub.stalls.pop(0))
-        request = Served(path, start, 0, self.headers.get("Authorization"))
+        request = Served(path, start, 0, self.headers.get("Accept-Encoding"))
         hub.served.append(request)
         body = body[: len(body) // 2] if stalls else body[:cut]
         with suppress(OSError):  # the client may be gone

@@ -75,7 +75,7 @@ def test_nothing_is_asked_when_all_is_here(hub, models, model):
     assert hub.asked == [] and events == [WeightsPlanned(0, 0, events[0].free)]
 
 
-@pytest.mark.parametrize("cuts", [[50_000], [1, 70_000, 9_000], [0, 0, 0, 60_000]], ids=str)
+@pytest.mark.parametrize("cuts", [[50_000], [1, 70_000, 9_000], [0, 0, 0, 60_000], [9_000] * 8], ids=str)
 def test_a_cut_connection_is_resumed_and_no_byte_comes_twice(hub, models, model, cuts):
     hub.cuts = [10_000_000] * 2 + cuts  # the two small files come first
     events = fetch(hub, models, model)
@@ -102,8 +102,21 @@ def test_a_stopped_download_goes_on_in_the_next_run(hub, models, model):
 def test_a_server_without_ranges_begins_again_and_the_file_is_right(hub, models, model, kind):
     setattr(hub, kind, True)
     hub.cuts = [10_000_000] * 2 + [40_000]
-    fetch(hub, models, model)
+    events = fetch(hub, models, model)
     assert on_disk(models) == wanted_of(hub, model)
+    reasons = [event.reason for event in events if isinstance(event, WeightsInterrupted)]
+    assert len(reasons) == 2 and reasons[1] == "the server begins again"
+
+
+def test_bytes_are_asked_for_as_they_are_so_that_ranges_fit(hub, models, model):
+    fetch(hub, models, model)
+    assert {request.encoding for request in hub.served} == {"identity"}
+
+
+def test_a_file_that_is_longer_than_listed_is_refused(hub, models, lora):
+    hub.surplus = bytes(5_000_000)
+    message = refused(hub, models, lora, error=WeightsMismatch)
+    assert "too many" in message and on_disk(models) == {}
 
 
 def test_wrong_bytes_are_fetched_again_once(hub, models, lora):
@@ -222,6 +235,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(hub, models, model):
     size = sum(map(len, wanted_of(hub, model).values()))
     assert f"{size / 1000:.1f} kB are to be fetched, 100.0 MB are free and 500.0 MB stay in reserve" in message
     assert "Free 400.2 MB" in message
+    refused(hub, models, model, error=DiskFull, free=lambda _: size - 1)
     assert not hub.served and on_disk(models) == {}
 
 
@@ -260,6 +274,16 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(hub, models, model, monkey
     assert ("hub", "Bearer hf_secret") in hub.tokens and ("cdn", None) in hub.tokens
     assert {token for origin, token in hub.tokens if origin == "cdn"} == {None}
     assert "hf_secret" not in (models / LOCK_NAME).read_text() + caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_token_stored_on_the_machine_is_not_used(hub, models, lora, monkeypatch, tmp_path):
+    from huggingface_hub import constants, get_token
+
+    (tmp_path / "token").write_text("hf_stored")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert get_token() == "hf_stored"
+    fetch(hub, models, lora)
+    assert {token for _, token in hub.tokens} == {None}
 
 
 def test_main_means_the_commit_of_the_first_download(hub, models, model):

@@ -140,6 +140,13 @@ def test_importing_twice_changes_nothing_and_another_file_is_left_in_place(tmp_p
     assert (models / REPO / "lora.safetensors").samefile(file)
 
 
+def test_a_file_at_the_same_place_that_nobody_verified_is_left_there(tmp_path, models, lora, tensors):
+    mine = put(models / REPO / "lora.safetensors", tensors(UPSTREAM, seed=1))
+    before = mine.read_bytes()
+    done, left = take(put(tmp_path / "lora.safetensors", tensors(UPSTREAM)), models, [lora])
+    assert done == {} and "another file is at" in left["lora.safetensors"] and mine.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("how", "broken", "made"),
     [
