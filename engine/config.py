@@ -21,6 +21,9 @@ PRESETS = ASSETS / "presets"
 MAX_YAML_BYTES = 256_000
 MODELS_PREFIX = "models:"  # models:owner/name/path is a file or folder of that Hub repository in the models folder
 RANDOM_WEIGHTS = "random weights"  # said of every result that no trained model made
+TierName = Literal["resident", "text on host", "experts in turn", "streamed", "float8", "leaves", "tiled"]
+INEXACT_TIERS: tuple[TierName, ...] = ("float8", "tiled")
+LOSSY = ("first block", "pyramid", "magcache", "taylor", "sage")  # caches, and attention in 8 bits
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -106,6 +109,12 @@ class Preset(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gpus: int = Field(1, ge=1, le=8)
+    tier: TierName | Literal["auto"] = "auto"
+    attention: Literal["auto", "native", "flash", "flash_3", "sage", "flex", "xformers"] = "auto"
+    compile: bool = False
+    cache: Literal["none", "first block", "pyramid", "magcache", "taylor"] = "none"
+    cfg: Literal["in turn", "batched"] = "in turn"
+    lossy: bool = False
     uint8: Literal["round", "floor"] = "round"
     random_weights: bool = False
     folder: Path = Field(default=Path(), exclude=True)
@@ -148,6 +157,18 @@ class Preset(Settings):
             self._check_loras(row, entry)
         return self
 
+    @model_validator(mode="after")
+    def _shortcuts_are_wanted(self) -> "Preset":
+        """A shortcut that makes other pictures than the model would needs the word of who writes the preset."""
+        for key, value in (("cache", self.cache), ("attention", self.attention)):
+            if value in LOSSY and not self.lossy:
+                raise ValueError(f"`{key}: {value}` makes other pictures than the model does; add `lossy: true`")
+        if self.cache == "magcache" and (self.family != "wan" or self.base != "wan2.1"):
+            raise ValueError("`cache: magcache` has figures for Wan 2.1 at 480p only")
+        if self.cache != "none" and self.gpus > 1:
+            raise ValueError(f"`cache: {self.cache}` needs one GPU: each would skip other steps")
+        return self
+
     def _check_loras(self, row: Variant, entry: VariantPreset) -> None:
         """Refuse a published LoRA where another row's, or the other expert's, belongs."""
         for key, expert in (("lora", "high"), ("low_noise_lora", "low")):
@@ -171,6 +192,17 @@ class Preset(Settings):
         if method not in METHODS:
             raise ValueError(f"unknown method “{method}”. {nearest(method, list(METHODS))}")
         return METHODS[method]
+
+    @property
+    def branches(self) -> int:
+        """How many branches of guidance one pass of the transformer computes."""
+        return 2 if self.cfg == "batched" and self.guidance_scale != 1.0 else 1
+
+    def shortcuts(self) -> dict[str, str | bool]:
+        """What is set of the keys that change the pixels, be it by rounding only."""
+        set_keys = {name: getattr(self, name) for name in ("attention", "compile", "cache", "cfg")}
+        changed = {name: value for name, value in set_keys.items() if value != Preset.model_fields[name].default}
+        return changed | ({"tier": self.tier} if self.tier in INEXACT_TIERS else {})
 
     def path(self, text: str) -> Path:
         """A path as written in the preset: `models:owner/name/…` lies in the models folder, others beside the file."""
@@ -225,8 +257,8 @@ class Config(Settings):
     host: str = "127.0.0.1"
     port: int | None = Field(None, ge=1, le=65535)
     public: bool = False
-
     random_weights: bool = False
+
     @classmethod
     def load(cls, **flags: object) -> "Config":
         """Defaults, then `SVI_DATA_DIR`, `SVI_PRESET`, …, then the flags that are not None."""

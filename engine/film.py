@@ -190,6 +190,8 @@ def digest_of(project: Project, preset: Preset, index: int, parent_digest: str |
         for choice in preset.loras(project.variant, expert, strength=0.0, draft=sampling.draft)
     ]:
         facts["extra_loras"] = extras
+    if shortcuts := preset.shortcuts():
+        facts["shortcuts"] = shortcuts
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 

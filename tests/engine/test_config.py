@@ -54,3 +54,25 @@ def test_the_environment_overrides_defaults_and_flags_override_both(monkeypatch)
 
 def test_paths_are_relative_to_the_preset():
     assert load_preset("pocket").path("../pocket") == PRESETS.parent / "pocket"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cache: first block\n", "lossy: true"),
+        ("attention: sage\n", "lossy: true"),
+        ("cache: magcache\nlossy: true\n", "Wan 2.1"),
+        ("cache: taylor\nlossy: true\ngpus: 2\n", "one GPU"),
+        ("tier: streaming\n", "tier"),
+    ],
+)
+def test_a_shortcut_that_makes_other_pictures_is_refused_without_a_word(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_preset(write(tmp_path, "title: T\nfamily: pocket\nmodel: m\n" + text))
+
+
+def test_only_what_changes_pixels_counts_as_a_shortcut(tmp_path):
+    base = "title: T\nfamily: pocket\nmodel: m\n"
+    assert load_preset(write(tmp_path, base + "tier: streamed\nlossy: true\n")).shortcuts() == {}
+    preset = load_preset(write(tmp_path, base + "cache: taylor\nlossy: true\ncfg: batched\ntier: tiled\n"))
+    assert preset.shortcuts() == {"cache": "taylor", "cfg": "batched", "tier": "tiled"}

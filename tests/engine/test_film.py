@@ -250,3 +250,17 @@ def test_a_full_disk_at_the_end_of_a_cancelled_clip_is_not_an_error(store, prese
 def test_a_second_project_in_the_same_folder_is_refused(store, preset, picture):
     with pytest.raises(InputError, match="already holds"):
         film.create(store.folder, picture, preset)
+
+
+def test_a_shortcut_that_changes_pixels_asks_for_other_takes_and_the_rest_does_not(store, preset):
+    plain = film.plan(store, preset).clips[0].digest
+    for change in ({"tier": "streamed"}, {"lossy": True}):
+        assert film.plan(store, preset.model_copy(update=change)).clips[0].digest == plain
+    for change in (
+        {"cache": "taylor"},
+        {"attention": "flash"},
+        {"compile": True},
+        {"cfg": "batched"},
+        {"tier": "tiled"},
+    ):
+        assert film.plan(store, preset.model_copy(update=change)).clips[0].digest != plain
