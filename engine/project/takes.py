@@ -56,8 +56,7 @@ def commit(
                 image.save_png(frame, temp / "tail" / f"{number}.png")
             if tail_latents is not None:
                 faults.hit("tail.write")
-                whole = np.ascontiguousarray(tail_latents)  # of a view, save() writes other numbers
-                (temp / "tail" / LATENTS).write_bytes(safetensors.numpy.save({"latents": whole}))
+                (temp / "tail" / LATENTS).write_bytes(_packed(tail_latents))
             faults.hit("poster.write")
             video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
@@ -148,18 +147,30 @@ def tail(path: Path, count: int) -> np.ndarray:
     return np.stack([image.load(name) for name in names[-count:]])
 
 
+def _packed(latents: np.ndarray) -> bytes:
+    """Latents with their checksum: unlike a picture's, their format has none."""
+    whole = np.ascontiguousarray(latents, np.float32)  # of a view, save() writes other numbers
+    return safetensors.numpy.save({"latents": whole, "sha256": _checksum(whole)})
+
+
+def _checksum(latents: np.ndarray) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(latents.tobytes()).digest(), np.uint8)
+
+
 def tail_latents(path: Path, count: int) -> np.ndarray:
     """The last `count` denoised latent frames of the take in folder `path`: float32 (C, count, h, w)."""
     try:
-        latents = safetensors.numpy.load((path / "tail" / LATENTS).read_bytes())["latents"]
+        stored = safetensors.numpy.load((path / "tail" / LATENTS).read_bytes())
+        latents = stored["latents"]
+        whole = np.array_equal(stored["sha256"], _checksum(latents)) and np.isfinite(latents).all()
     except (OSError, KeyError, safetensors.SafetensorError):
-        latents = None
-    if latents is None or latents.ndim != 4 or latents.shape[1] < count or not np.isfinite(latents).all():
+        whole = False
+    if not whole or latents.ndim != 4 or latents.shape[1] < count:
         raise ProjectError(
             "A finished clip lacks the latents that the next one starts from.",
             "Regenerate it; the clips before it are safe.",
         )
-    return latents[:, -count:].astype(np.float32)
+    return latents[:, -count:]
 
 
 def remove_leftovers(folder: Path) -> int:
