@@ -412,6 +412,15 @@ def run_export_lora(args: argparse.Namespace, say) -> None:
     say({"event": "lora_exported"} | asdict(written) | {"path": str(written.path)})
 
 
+def run_quantise(args: argparse.Namespace, say) -> None:
+    from engine.models.quantise import quantise
+
+    preset = load_preset(args.preset)
+    variant = args.variant or next(iter(preset.variants))
+    for file in quantise(preset, variant, args.target, args.format, draft=args.draft):
+        say({"event": "file_written", "path": str(file), "gigabytes": round(file.stat().st_size / 1e9, 3)})
+
+
 def run_import_pickles(args: argparse.Namespace, say) -> None:
     from engine.training.pickles import ImportedClip, import_pickles
 
@@ -649,6 +658,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", dest="target")
     preset(sub)
+
+    sub = command("quantise", run_quantise, "Fuse a preset's LoRAs, then write its transformers as GGUF files.")
+    sub.add_argument("--preset", required=True, metavar="NAME|FILE.yaml")
+    sub.add_argument("--variant", choices=sorted(VARIANTS), help="whose LoRA is fused (default: the preset's first)")
+    sub.add_argument("--draft", action="store_true", help="fuse the draft's distilled LoRAs as well")
+    sub.add_argument("--format", choices=("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"), default="Q8_0")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.gguf", dest="target")
 
     sub = command("import-pickles", run_import_pickles, "Turn upstream's pickled Talk and Dance data into videos.")
     sub.add_argument("folder", type=Path, metavar="FOLDER")

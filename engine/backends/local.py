@@ -33,7 +33,7 @@ from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
-from engine.models.expert import Expert
+from engine.models.expert import Expert, fitting_base
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,14 @@ class LocalBackend:
         self._texts = TextCache(components.encode_text, self.counters)
         transformers = {"high": components.transformer, "low": components.low_noise_transformer}
         self._experts = [
-            Expert(name, transformer, base=components.base_weights.get(name), read=components.read_lora)
+            Expert(
+                name,
+                transformer,
+                base=components.base_weights.get(name),
+                read=components.read_lora,
+                fits=fitting_base(preset, name),
+                held=components.held_loras.get(name, ()),
+            )
             for name, transformer in transformers.items()
             if transformer is not None
         ]

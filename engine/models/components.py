@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.config import Preset
 from engine.errors import BackendUnavailable
 from engine.models.folding import fold_for_cpu
+from engine.models.gguf_files import FusedLora
 from engine.models.lora import Lora, read_lora
 
 Prediction = Literal["velocity", "sample"]
@@ -55,8 +56,9 @@ class Components:
     from latents and a constant to RGB in [−1, 1], or None where decoding is cheap enough to preview with.
     low_noise_transformer: the second expert of Wan 2.2, or None. placement: where the parts live, or None where there
     is nothing to choose. base_weights: of each expert ("high", "low"), by the parameter's name, where they can be had
-    again without a copy. read_lora: (path, transformer) -> the LoRA to fuse. note: what must be said of these weights
-    wherever their results are named, "" for those of the preset's files.
+    again without a copy. held_loras: what quantised experts came with. read_lora: (path, transformer, kind=) -> the
+    LoRA to fuse. note: what must be said of these weights wherever their results are named, "" for those of the
+    preset's files.
     """
 
     transformer: WanTransformer3DModel
@@ -70,6 +72,7 @@ class Components:
     low_noise_transformer: WanTransformer3DModel | None = None
     placement: Placement | None = None
     base_weights: Mapping[str, Callable[[str], Tensor]] = field(default_factory=dict)
+    held_loras: Mapping[str, tuple[FusedLora, ...]] = field(default_factory=dict)
     read_lora: Callable[..., Lora] = read_lora
     note: str = ""
 

@@ -96,7 +96,8 @@ def is_original(folder: Path) -> bool:
     """Whether `folder` has upstream's layout rather than diffusers', going by the names in it."""
     if (folder / "model_index.json").exists() or (folder / "transformer").exists():
         return False
-    return any((folder / name).exists() for name in (HIGH_NOISE, LOW_NOISE, TEXT, VAE))
+    twins = [Path(name).with_suffix(".safetensors") for name in (TEXT, VAE)]
+    return any((folder / name).exists() for name in (HIGH_NOISE, LOW_NOISE, TEXT, VAE, *twins))
 
 
 def load_original(folder: Path, *, dtype: torch.dtype, check: Check = check_pinned) -> OriginalModules:

@@ -1,4 +1,4 @@
-"""Wan 2.1 image-to-video from folders in diffusers layout: transformer, VAE, text encoder and, if used, image encoder.
+"""Wan image-to-video from folders in diffusers' or upstream's layout: experts, VAE, text encoder, image encoder.
 
 Conventions follow upstream SVI where it differs from diffusers' pipeline: the VAE runs in float32
 and untiled, prompts are padded with zeros to 512 tokens, CLIP sees the frame squashed to its square.
@@ -7,7 +7,7 @@ Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised
 
 import html
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,9 @@ from engine.diffusion.preview import fit_preview
 from engine.errors import ConfigError, WeightsMismatch, WeightsMissing
 from engine.models.components import Components, device_of, dtype_of
 from engine.models.folding import fold_for_cpu
+from engine.models.gguf_files import FusedLora, load_gguf, read_fused
+from engine.models.mapped import MappedWeights
+from engine.models.original import is_original, load_original
 from engine.models.placement import place
 
 PICTURE_SEQUENCE_LENGTH = 512
@@ -119,25 +122,56 @@ def load_components(preset: Preset) -> Components:
     device = device_of(preset)
     dtype = dtype_of(preset, device)
     modules = read_modules(preset, dtype)
+    check_sequence_length(preset, takes_picture=modules.image_encoder is not None)
     check_base(preset, modules)
     check_parts(modules)
-    return assemble(modules, device=device, dtype=dtype)
+    return replace(
+        assemble(modules, device=device, dtype=dtype), base_weights=base_weights(preset), held_loras=held_loras(preset)
+    )
 
 
 def read_modules(preset: Preset, dtype: torch.dtype) -> Modules:
-    """The parts in folders of diffusers layout. Whatever scheduler a checkpoint names is left unread."""
-    transformer = read(WanTransformer3DModel, preset.component("transformer"), dtype)
-    takes_picture = transformer.config.image_dim is not None
-    check_sequence_length(preset, takes_picture=takes_picture)
+    """The parts, in upstream's layout or diffusers'. Whatever scheduler a checkpoint names is left unread."""
+    folder = preset.path(preset.model)
+    if folder.is_dir() and is_original(folder):
+        if own := [name for name, path in preset.components.model_dump().items() if path]:
+            raise ConfigError(
+                f"“components.{own[0]}” of “{preset.name}” cannot replace a part of {shown(folder)}.",
+                "That folder has upstream's layout: give the model in diffusers layout to replace parts of it.",
+            )
+        return Modules(**vars(load_original(folder, dtype=dtype)))
+    transformer = read_transformer(preset.component("transformer"), dtype)
     low_noise, picture = preset.component("transformer_2"), preset.component("image_encoder")
+    takes_picture = transformer.config.image_dim is not None
     return Modules(
         transformer=transformer,
         vae=read(AutoencoderKLWan, preset.component("vae"), torch.float32),
         text_encoder=read(UMT5EncoderModel, preset.component("text_encoder"), dtype),
         tokenizer=read_tokenizer(preset.component("tokenizer")),
         image_encoder=read(CLIPVisionModel, picture, torch.float32) if takes_picture else None,
-        low_noise_transformer=read(WanTransformer3DModel, low_noise, dtype) if low_noise.is_dir() else None,
+        low_noise_transformer=read_transformer(low_noise, dtype) if low_noise.exists() else None,
     )
+
+
+def read_transformer(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The transformer in a folder of diffusers layout or in a GGUF file."""
+    if path.suffix == ".gguf":
+        return load_gguf(path, dtype=dtype)
+    return read(WanTransformer3DModel, path, dtype)
+
+
+def base_weights(preset: Preset) -> dict[str, MappedWeights]:
+    """The experts' weights by name, read from their files again where a second copy in memory would be too much."""
+    if torch.device(device_of(preset)).type == "cpu":
+        return {}
+    folders = {"high": preset.component("transformer"), "low": preset.component("transformer_2")}
+    return {name: MappedWeights(folder) for name, folder in folders.items() if (folder / "config.json").is_file()}
+
+
+def held_loras(preset: Preset) -> dict[str, tuple[FusedLora, ...]]:
+    """What the GGUF files among the experts say that they hold."""
+    files = {"high": preset.component("transformer"), "low": preset.component("transformer_2")}
+    return {name: read_fused(file) for name, file in files.items() if file.suffix == ".gguf"}
 
 
 def assemble(modules: Modules, *, device: torch.device, dtype: torch.dtype) -> Components:
