@@ -14,6 +14,7 @@ from engine.weights.inventory import (
     Item,
     Wanted,
     bytes_known,
+    bytes_missing,
     in_words,
     items,
     rows_of,
@@ -97,7 +98,7 @@ def run_plan(args: argparse.Namespace, say: Say) -> None:
     states = {item.key: state_of(item, models, lock) for item in files}
     states |= {path: "ready" if (models / path).exists() else "missing" for path in unknown}
     missing = [item for item in files if states[item.key] in ("missing", "partial", "damaged")]
-    missing_bytes, how_sure = _bytes_of(missing)
+    missing_bytes, how_sure = bytes_missing(missing)
     free = free_bytes(models)
     enough = free >= missing_bytes + Config.load().reserve_bytes
     if args.json:
@@ -119,18 +120,6 @@ def run_plan(args: argparse.Namespace, say: Say) -> None:
     total = f"{how_sure} {in_words(missing_bytes)}".removeprefix("exactly ")
     _write(f"To fetch: {len(missing)} files, {total}. Free: {in_words(free)}" + ("." if enough else ", too little."))
     _write(f"python -m engine weights download --preset {args.preset}")
-
-
-def _bytes_of(missing: list[Item]) -> tuple[int, str]:
-    """How much is to be fetched, and how sure that is: exactly, about, or at least."""
-    total, how_sure = 0, "exactly"
-    for entry in {item.entry.id: item.entry for item in missing}.values():
-        files = [item for item in missing if item.entry.id == entry.id]
-        size, exact = bytes_known(entry, files)
-        total += sum(item.size or 0 for item in files) if size is None else size
-        if not exact:
-            how_sure = "at least" if size is None or how_sure == "at least" else "about"
-    return total, how_sure
 
 
 def _as_on_the_hub(wanted: list[Wanted], models: Path) -> tuple[list[Item], str]:

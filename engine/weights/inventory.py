@@ -125,6 +125,18 @@ def bytes_known(entry: Entry, files: Sequence[Item]) -> tuple[int | None, bool]:
     return entry.about_bytes, False
 
 
+def bytes_missing(missing: Sequence[Item]) -> tuple[int, str]:
+    """How much is to be fetched, and how sure that is: exactly, about, or at least."""
+    total, how_sure = 0, "exactly"
+    for entry in {item.entry.id: item.entry for item in missing}.values():
+        files = [item for item in missing if item.entry.id == entry.id]
+        size, exact = bytes_known(entry, files)
+        total += sum(item.size or 0 for item in files) if size is None else size
+        if not exact:
+            how_sure = "at least" if size is None or how_sure == "at least" else "about"
+    return total, how_sure
+
+
 def in_words(count: int) -> str:
     """A number of bytes as people say it."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.config import MODELS_PREFIX, Preset, models_dir
+from engine.config import MODELS_PREFIX, Preset, models_dir, preset_names
 from engine.errors import WeightsMissing
-from engine.weights.inventory import Wanted, in_words, items, state_of
+from engine.weights.inventory import Wanted, bytes_missing, in_words, items, state_of
 from engine.weights.lock import read_lock
 from engine.weights.manifest import Manifest, manifest
 
@@ -55,15 +55,15 @@ def check_present(preset: Preset, variant: str, *, draft: bool = False) -> None:
             "The studio does not know where to fetch it from: put it there, or change the preset.",
         )
     if lacking:
+        size, how_sure = bytes_missing(lacking)
+        amount = f"{how_sure} {in_words(size)}".removeprefix("exactly ")
+        name = preset.name if preset.name in preset_names() else "FILE.yaml"
+        few = f"{lacking[0].key} is missing" + (f", and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+        what = "they have not been downloaded" if len(lacking) == len(files) else few
         raise WeightsMissing(
-            f"{len(lacking)} of the weights files of “{preset.name}” are not here, {lacking[0].key} among them"
-            f"{_size(sum(item.size or 0 for item in lacking), all(item.size for item in lacking))}.",
-            f"Get them: python -m engine weights download --preset {preset.name}",
+            f"The weights of “{preset.name}” are not all here: {what} ({amount}).",
+            f"Get them: python -m engine weights download --preset {name}",
         )
-
-
-def _size(count: int, exact: bool) -> str:
-    return f" ({in_words(count)})" if exact else ""
 
 
 def _model_paths(preset: Preset) -> Iterator[tuple[Place, str]]:

@@ -114,9 +114,10 @@ def test_bytes_are_asked_for_as_they_are_so_that_ranges_fit(hub, models, model):
 
 
 def test_a_file_that_is_longer_than_listed_is_refused(hub, models, lora):
-    hub.surplus = bytes(5_000_000)
+    hub.surplus = bytes(50_000_000)
     message = refused(hub, models, lora, error=WeightsMismatch)
     assert "too many" in message and on_disk(models) == {}
+    assert all(request.sent < 25_000_000 for request in hub.served)  # what the sockets hold, not all of it
 
 
 def test_wrong_bytes_are_fetched_again_once(hub, models, lora):

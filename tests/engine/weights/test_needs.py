@@ -58,6 +58,11 @@ def test_a_component_may_name_one_file(tmp_path):
     assert "models_t5_umt5-xxl-enc-bf16.pth" not in found
 
 
+def test_a_shipped_preset_names_the_command_that_fetches_it(models):
+    with pytest.raises(WeightsMissing, match=r"python -m engine weights download --preset svi-1$"):
+        backends.fingerprint(load_preset("svi-1"), "film")
+
+
 def test_a_place_that_the_manifest_does_not_know_is_told(tmp_path, models):
     preset = preset_of(tmp_path, "model: models:me/mine\n")
     assert needs_of(preset).unknown == ("me/mine",)
@@ -73,11 +78,11 @@ def test_a_model_is_missing_until_its_last_file_is_there(tmp_path, models, monke
     root = models / "owner/tiny"
     index = '{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}'
     for path in ("transformer/m.safetensors.index.json", "transformer/m-1.safetensors", "vae/model.safetensors"):
-        with pytest.raises(WeightsMissing, match=r"download --preset p$"):
+        with pytest.raises(WeightsMissing, match=r"download --preset FILE\.yaml$"):
             backends.fingerprint(preset, "film")
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(index)
-    with pytest.raises(WeightsMissing, match=r"1 of the weights files .*transformer/m-2\.safetensors"):
+    with pytest.raises(WeightsMissing, match=r"all here: owner/tiny/transformer/m-2\.safetensors is missing \("):
         backends.fingerprint(preset, "film")
     (root / "transformer/m-2.safetensors").write_text("x")
     assert len(backends.fingerprint(preset, "film")) == 64
@@ -90,5 +95,5 @@ def test_the_message_says_how_much_is_missing_when_it_is_known(tmp_path, models)
     ]
     (tmp_path / "weights").mkdir()
     text = f"model: weights\nbase: wan2.2\nvariants:\n  film: {{method: svi-2.0-pro, {', '.join(loras)}}}\n"
-    with pytest.raises(WeightsMissing, match=r"^2 of the weights files .* \(2\.5 GB\)"):
+    with pytest.raises(WeightsMissing, match=r"have not been downloaded \(2\.5 GB\)"):
         backends.fingerprint(preset_of(tmp_path, text), "film")
