@@ -207,8 +207,8 @@ class Preset(Settings):
     def path(self, text: str) -> Path:
         """A path as written in the preset: `models:owner/name/…` lies in the models folder, others beside the file."""
         if text.startswith(MODELS_PREFIX):
-            return (models_dir() / text.removeprefix(MODELS_PREFIX)).resolve()
-        return (self.folder / text).resolve()
+            return Path(os.path.abspath(models_dir() / text.removeprefix(MODELS_PREFIX)))
+        return Path(os.path.abspath(self.folder / text))  # a link keeps its own name, which tells what it is
 
     def component(self, name: str) -> Path:
         """The folder of one component: its own entry, else the sub-folder of `model`."""
