@@ -265,7 +265,9 @@ def run_finalize(args: argparse.Namespace, say) -> None:
     project = store.load()
     preset = preset_of(project, args)
     numbers = clip_numbers(args.clips, len(project.clips))
-    shown = {c.clip.id: c.take.digest for c in film.plan(store, preset, project).clips if c.take}
+    # planned for --only alone: drafts cannot be planned with a preset that has lost its draft quality
+    clips = film.plan(store, preset, project).clips if args.only else ()
+    shown = {c.clip.id: c.take.digest for c in clips if c.take}
     store.edit(
         lambda p: storyboard.set_quality(
             p,
