@@ -66,7 +66,8 @@ class SummingRMSNorm(WanRMS_norm):
 def fold_for_cpu(model: nn.Module) -> None:
     """Let the 3-D convolutions and channel norms of a float32 `model` compute the fast way. Names and hooks stay.
 
-    The weights are copied in their new order: call `refold` on a module whose weight changes afterwards.
+    The weights are copied in their new order: call this when they are final. One tap over time, as the transformer's
+    patches have, leaves the order as it is, and no copy: a LoRA may still change those.
     """
     for module in model.modules():
         if type(module) is WanRMS_norm and module.channel_first:
@@ -78,14 +79,5 @@ def fold_for_cpu(model: nn.Module) -> None:
             module.__class__ = FramewiseConv3d
         else:
             continue
-        module.register_buffer("folded", _folded(module.weight), persistent=False)
-
-
-def refold(module: nn.Module) -> None:
-    """Bring the copy of a folded convolution's weight up to date; nothing to do for any other module."""
-    if isinstance(module, FramewiseConv3d | FramewiseCausalConv3d):
-        module.folded = _folded(module.weight)
-
-
-def _folded(weight: Tensor) -> Tensor:
-    return weight.detach().transpose(1, 2).flatten(1, 2).contiguous()
+        folded = module.weight.detach().transpose(1, 2).flatten(1, 2).contiguous()
+        module.register_buffer("folded", folded, persistent=False)

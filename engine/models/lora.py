@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.errors import WeightsMismatch, WeightsMissing
-from engine.models.folding import refold
 from engine.models.lora_keys import DANCE, meaning, other_method, other_model
 from engine.models.names import PICTURE_PARTS
 from engine.weights.header import read_header
@@ -332,7 +331,6 @@ class LoraSlot:
         for name in sorted(self._changed):
             parameter = self.transformer.get_parameter(name)
             parameter.copy_(self._sum(name, wanted[name]) if name in wanted else self._as_loaded(name))
-            refold(self.transformer.get_submodule(name.rpartition(".")[0]))
         self._changed = set(wanted)
 
     def clear(self) -> None:
