@@ -25,13 +25,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.config import ASSETS, PRESETS, Config, Preset, load_preset, read_yaml
+from engine.config import ASSETS, MODELS_PREFIX, PRESETS, Config, Preset, load_preset, read_yaml
 from engine.domain import ID_PATTERN, Id, new_id
 from engine.errors import DiskFull, InputError, ProjectNotFound, StudioError, disk_errors_explained, nearest
 from engine.media.footage import import_video
 from engine.media.footage_importer import MAX_SECONDS
 from engine.project.files import write_atomically
-from engine.variants import VARIANTS
 from studio.library import NEW, OWNER_FILE, TRASH, owner_of, read_owner
 from studio.limits import MAX_RUNS, Rates
 from studio.queue import Job, JobQueue, TrainingListener
@@ -491,8 +490,9 @@ class Lab:
             changes["title"] = text_of(body["title"], "title", 80) or "Untitled LoRA"
         if "variant" in body:
             self._refuse_unless_draft(run)
-            if body["variant"] not in self.base.variants:
-                raise InputError("There is no such kind of film here.", nearest(str(body["variant"])[:40], [*VARIANTS]))
+            offered = list(self.base.variants)
+            if body["variant"] not in offered:
+                raise InputError("There is no such kind of film here.", nearest(str(body["variant"])[:40], offered))
             changes["variant"] = body["variant"]
         if "steps" in body:
             changes["steps"] = self._steps(run, body["steps"])
@@ -739,22 +739,27 @@ def training_size(base: Preset, videos: Iterable[Video]) -> tuple[int, int]:
 
 def preset_data(base: Preset, name: str, run: Run, step: int, lora: Path) -> dict[str, Any]:
     """The studio's own preset with the LoRA of one variant replaced, as the content of a file beside the LoRA."""
-    data = json.loads(base.model_dump_json())
-    data["components"] = {part: str(base.path(path)) for part, path in data["components"].items() if path}
-    variants = {}
-    for variant, settings in base.variants.items():
-        own = base.lora(variant)
-        variants[variant] = {"lora_strength": settings.lora_strength} | ({"lora": str(own)} if own else {})
-    variants[run.variant] = {"lora": lora.as_posix()}
+    data = resolved(json.loads(base.model_dump_json(exclude={"random_weights"}, exclude_none=True)), base)
+    variants = data["variants"]
+    variants[run.variant] = {"method": base.variant(run.variant).method, "lora": lora.as_posix()}
     title = f"{run.title} (step {step})"
-    described = f"{base.title} with a LoRA for {VARIANTS[run.variant].title}, trained in this studio."
+    described = f"{base.title} with a LoRA for {base.variant(run.variant).title}, trained in this studio."
     return data | {
         "name": name,
         "title": title,
         "description": described,
-        "model": str(base.path(base.model)),
         "variants": variants,
     }
+
+
+def resolved(value: Any, base: Preset, key: str = "") -> Any:
+    """`value` of a preset with its relative paths made absolute, so that a file in another folder may hold it."""
+    if isinstance(value, dict):
+        return {name: resolved(inner, base, key if key == "components" else name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [resolved(inner, base, key) for inner in value]
+    is_path = key in ("components", "model", "lora", "low_noise_lora") and isinstance(value, str)
+    return str(base.path(value)) if is_path and not value.startswith(MODELS_PREFIX) else value
 
 
 def refuse_unless_draft(run: Run) -> None:
@@ -831,7 +836,7 @@ def limits(base: Preset) -> dict[str, Any]:
         "min_steps": MIN_STEPS,
         "max_caption": MAX_CAPTION_CHARACTERS,
         "variants": [
-            {"name": name, "title": VARIANTS[name].title, "promise": VARIANTS[name].promise}
+            {"name": name, "title": base.variant(name).title, "promise": base.variant(name).promise}
             for name in ("film", "shot")
             if name in base.variants
         ],
