@@ -308,7 +308,9 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
                 result = item
                 continue
             if isinstance(item, Notice):
-                yield ClipNotice(request.clip_id, request.index, item.text)
+                notice = ClipNotice(request.clip_id, request.index, item.text)
+                store.record(notice)
+                yield notice
                 continue
             faults.hit("clip.step")
             now = time.monotonic()

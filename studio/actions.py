@@ -25,22 +25,24 @@ from engine.events import FilmExported, JobFailed
 from engine.media import video
 from engine.project.store import read_project
 from engine.story.drafter import TemplateDrafter
-from studio import view
+from studio import dial, view
 from studio.arguments import (
     MAX_TITLE_CHARACTERS,
     Body,
     check_text,
     clip_id_of,
+    clip_ids_of,
     file_name,
+    flag,
     idea_text,
     negative_text,
     one_of,
-    steps_of,
+    scope_of,
     title_from,
     title_text,
     whole,
 )
-from studio.feed import Feed
+from studio.feed import Feed, Pace
 from studio.lab import Lab
 from studio.library import Example, Library, Snapshot, owner_of
 from studio.limits import MAX_PROJECTS, Rates
@@ -54,6 +56,7 @@ REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
 UNDONE_FIELDS = (
     "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
+    "draft",
 )  # fmt: skip
 
 
@@ -106,6 +109,7 @@ class Actions:
             "stop": lambda project_id, body: self._end(project_id, "stop"),
             "extend": self._extend,
             "regenerate": self._regenerate,
+            "set_quality": self._set_quality,
             "set_prompt": self._set_prompt,
             "set_seed": self._set_seed,
             "insert": self._insert,
@@ -138,6 +142,7 @@ class Actions:
         quality: str = "",
         num_inference_steps: int | None = None,
         negative_prompt: str | None = None,
+        hd: bool = False,
         original_name: str = "",
     ) -> Created:
         """A new project of `owner` (a secret kept by the browser) from an uploaded picture.
@@ -151,11 +156,12 @@ class Actions:
             picture = self._uploaded(Path(upload))
             owner = self._owner_with_room(owner)
             chosen = self._preset_called(preset, owner)
-            steps = steps_of(chosen.quality, quality, num_inference_steps) or chosen.num_inference_steps
+            sampling = dial.changes(chosen, quality, num_inference_steps)
             idea = idea_text(keywords)
             title = title_text(title) or title_from(idea)
             seed = secrets.randbelow(1_000_000) if seed is None else check_seed(whole(seed, "seed"))
             variant = one_of(variant, list(chosen.variants), "variant")
+            large = flag(hd, "hd")
             negative = None if negative_prompt is None else negative_text(negative_prompt)
 
             def make(folder: Path) -> None:
@@ -167,7 +173,9 @@ class Actions:
                     seed=seed,
                     title=title,
                     idea=idea,
-                    num_inference_steps=steps,
+                    num_inference_steps=sampling.get("num_inference_steps"),
+                    draft=sampling.get("draft", False),
+                    hd=large,
                     original_name=file_name(original_name),
                 )
                 if negative is not None:
@@ -272,9 +280,11 @@ class Actions:
                 live=live,
                 live_s=time.monotonic() - live.step_began if live else 0.0,
                 pace=self.queue.paces.of(snapshot.plan.project),
+                draft_pace=self._draft_pace(snapshot),
                 loading=snapshot.preset.title if self.queue.loading_for(project_id) else "",
                 loading_s=self.queue.paces.load_s(snapshot.preset.name),
                 announced=self.feed.announced(project_id),
+                notices=self.feed.notices(project_id),
                 undo=undo.label if undo else "",
                 undo_id=undo.id if undo else "",
                 vocabulary=snapshot.vocabulary,
@@ -309,14 +319,19 @@ class Actions:
             if job.kind != "generate":
                 continue
             try:
-                plan = self.library.snapshot(job.project_id).plan
+                snapshot = self.library.snapshot(job.project_id)
             except StudioError:
                 continue
-            clip_s = self.queue.paces.of(plan.project).clip_s(plan.project.num_inference_steps)
-            if clip_s is None:
+            full = self.queue.paces.of(snapshot.plan.project)
+            seconds = dial.seconds_missing(snapshot.plan, snapshot.preset, full, self._draft_pace(snapshot))
+            if seconds is None:
                 return None
-            total += clip_s * max(1, sum(planned.status != "done" for planned in plan.clips))
+            total += seconds
         return total
+
+    def _draft_pace(self, snapshot: Snapshot) -> Pace:
+        project = snapshot.plan.project
+        return self.queue.paces.of(project, draft_steps=dial.num_steps(project, snapshot.preset, draft=True))
 
     def status(self, project_id: str) -> dict[str, Any]:
         """The short form for the API."""
@@ -563,12 +578,12 @@ class Actions:
 
     def _regenerate(self, project_id: str, body: Body) -> None:
         clip_id = clip_id_of(body)
-        scope = one_of(body.get("scope", "this_and_after"), ["this_and_after", "only_this"], "scope")
+        scope = scope_of(body)
         self._refuse_if_live(project_id, clip_id)
         self._check_can_start(project_id)
         seed = body.get("seed")
         seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(whole(seed, "seed"))
-        shown = {p.clip.id: p.take.digest for p in self.library.snapshot(project_id).plan.clips if p.take}
+        shown = shown_takes(self.library.snapshot(project_id))
         number = self.library.project(project_id).clip_index(clip_id) + 1
         self._edit(
             project_id,
@@ -578,6 +593,29 @@ class Actions:
             ),
         )
         self._generate(project_id, body)
+
+    def _set_quality(self, project_id: str, body: Body) -> None:
+        """Ask for clips as drafts or in full quality; starts unless `generate` is false. `scope`: as in regenerate."""
+        clip_ids, draft = clip_ids_of(body), flag(body.get("draft"), "draft")
+        scope = scope_of(body)
+        starts = flag(body.get("generate", True), "generate")
+        snapshot = self.library.snapshot(project_id)
+        project = snapshot.plan.project
+        label = dial.edit_label(project, clip_ids, draft=draft)
+        if draft and snapshot.preset.draft is None:
+            raise InputError(f"{snapshot.preset.title} makes no drafts.", "Fewer steps are quicker as well.")
+        for clip_id in clip_ids:
+            self._refuse_if_live(project_id, clip_id)
+        if starts:
+            self._check_can_start(project_id)
+        shown = shown_takes(snapshot)
+        self._edit(
+            project_id,
+            label,
+            lambda before: storyboard.set_quality(before, clip_ids, draft=draft, shown=shown, scope=scope),
+        )
+        if starts and self.library.snapshot(project_id).plan.next:
+            self._generate(project_id, body)
 
     def _set_settings(self, project_id: str, body: Body) -> None:
         project = self.library.project(project_id)
@@ -590,8 +628,7 @@ class Actions:
         if "variant" in body:
             changes["variant"] = one_of(body["variant"], list(preset.variants), "variant")
             changes["lora_strength"] = preset.variants[changes["variant"]].lora_strength
-        if steps := steps_of(preset.quality, body.get("quality"), body.get("num_inference_steps")):
-            changes["num_inference_steps"] = steps
+        changes |= dial.changes(preset, body.get("quality"), body.get("num_inference_steps"))
         if body.get("seed") is not None:
             changes["seed"] = check_seed(whole(body["seed"], "seed"))
         if "negative_prompt" in body:
@@ -864,6 +901,11 @@ def clips_of(name: str) -> int:
 def exports_in(folder: Path) -> list[Path]:
     """The exported films in `folder`, oldest first."""
     return sorted(folder.glob("film-*.mp4"), key=lambda file: file.stat().st_mtime)
+
+
+def shown_takes(snapshot: Snapshot) -> dict[str, str]:
+    """Digest of the take that each clip shows."""
+    return {planned.clip.id: planned.take.digest for planned in snapshot.plan.clips if planned.take}
 
 
 def frames_of(snapshot: Snapshot) -> int:

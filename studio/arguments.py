@@ -6,9 +6,10 @@ Each function takes what arrived, of whatever type, and returns what the studio 
 from collections.abc import Mapping
 from typing import Any
 
-from engine.domain import clean_prompt
+from engine.domain import MAX_CLIPS, clean_prompt
 from engine.errors import InputError, nearest
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS
+from engine.storyboard import Scope
 
 MAX_TITLE_CHARACTERS = 200
 MAX_NEGATIVE_PROMPT_CHARACTERS = 2000
@@ -21,6 +22,24 @@ def clip_id_of(body: Body, field: str = "clip_id") -> str:
     if not isinstance(clip_id, str) or len(clip_id) > 40:
         raise InputError("The action does not say which clip.", "Reload the page and try again.")
     return clip_id
+
+
+def clip_ids_of(body: Body, field: str = "clip_ids") -> list[str]:
+    """The clips that an action is about, each named once."""
+    ids = body.get(field)
+    if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_CLIPS:
+        raise InputError("The action does not say which clips.", "Reload the page and try again.")
+    return list(dict.fromkeys(clip_id_of({"clip_id": clip_id}) for clip_id in ids))
+
+
+def scope_of(body: Body) -> Scope:
+    return one_of(body.get("scope", "this_and_after"), ["this_and_after", "only_this"], "scope")
+
+
+def flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"“{name}” must be true or false, got {str(value)[:40]}.")
+    return value
 
 
 def whole(value: object, name: str) -> int:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from engine.domain import Project, Resolution
 from engine.errors import StudioError
-from engine.events import ClipStarted, ClipStep, Event, TakeCommitted
+from engine.events import ClipNotice, ClipStarted, ClipStep, Event, TakeCommitted
 from engine.project.files import write_atomically
 
 log = logging.getLogger(__name__)
 RECENT_EVENTS = 200
 REVS_PER_START = 10**9  # a start of the studio has its own range, so revisions grow across restarts without a clock
 MEASURED = 5
+KEPT_NOTICES = 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Live:
     began: float = field(default_factory=time.monotonic)
     step_began: float = field(default_factory=time.monotonic)
     preview: int = 0  # number of the newest preview; 0 when there is none
+    notice: str = ""  # what the backend had to change to go on
 
 
 class Feed:
@@ -48,6 +50,7 @@ class Feed:
         self._live: dict[str, Live] = {}
         self._previews: dict[str, tuple[int, bytes]] = {}
         self._announced: dict[str, str] = {}
+        self._notices: dict[str, tuple[ClipNotice, ...]] = {}
         self._served: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._counter = 0
         self._generation = start * 10**6  # where a project starts
@@ -94,6 +97,11 @@ class Feed:
                         number = self._counter
                         self._previews[project_id] = (number, preview)
                     self._live[project_id] = replace(live, step=event.step, of=event.of, step_began=now, preview=number)
+                case ClipNotice():
+                    live = self._live.get(project_id) or Live(event.clip_id, event.index, "")
+                    self._live[project_id] = replace(live, notice=event.text, step_began=now)
+                    self._notices[project_id] = (*self._notices.get(project_id, ()), event)[-KEPT_NOTICES:]
+                    self._announced[project_id] = f"Clip {event.index + 1}: {event.text}"
                 case TakeCommitted():
                     self._live.pop(project_id, None)
                     self._announced[project_id] = f"Clip {event.index + 1} is done."
@@ -111,6 +119,11 @@ class Feed:
     def announced(self, project_id: str) -> str:
         with self._lock:
             return self._announced.get(project_id, "")
+
+    def notices(self, project_id: str) -> tuple[ClipNotice, ...]:
+        """What backends had to change for this film since the studio started, oldest first."""
+        with self._lock:
+            return self._notices.get(project_id, ())
 
     def live(self, project_id: str) -> Live | None:
         with self._lock:
@@ -142,7 +155,8 @@ class Feed:
         with self._lock:
             self._first = max(self._first, self._rev.get(project_id, 0) + 1)
             self._generation = max(self._generation, self._served.get(project_id, (0, ()))[0] + 1)
-            for table in (self._rev, self._events, self._live, self._previews, self._announced, self._served):
+            of_the_moment = (self._live, self._previews, self._announced, self._notices)
+            for table in (self._rev, self._events, self._served, *of_the_moment):
                 table.pop(project_id, None)
 
 
@@ -158,7 +172,7 @@ class Pace:
 
 
 class Paces:
-    """Step times per (preset, size, steps) on this machine, kept in one small file across runs."""
+    """Step times per (preset, size, steps, draft or not) on this machine, kept in one small file across runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -177,18 +191,28 @@ class Paces:
         except (OSError, ValueError, AttributeError, TypeError):
             log.warning("%s is unreadable: measuring anew", path.name)
 
-    def of(self, project: Project) -> Pace:
-        return self.at(project.preset, project.resolution, project.num_inference_steps)
+    def of(self, project: Project, *, draft_steps: int | None = None) -> Pace:
+        """Of the project's full quality, or of its drafts, which take `draft_steps`."""
+        steps = draft_steps or project.num_inference_steps
+        return self.at(project.preset, project.resolution, steps, draft=draft_steps is not None)
 
-    def at(self, preset: str, resolution: Resolution, steps: int) -> Pace:
+    def at(self, preset: str, resolution: Resolution, steps: int, *, draft: bool = False) -> Pace:
         with self._lock:
-            kinds = self._measured.get(_key(preset, resolution, steps), {})
+            kinds = self._measured.get(_key(preset, resolution, steps, draft), {})
             step, finish = kinds.get("step"), kinds.get("finish")
             return Pace(statistics.median(step) if step else None, statistics.median(finish) if finish else None)
 
-    def add(self, project: Project, *, step_s: float | None = None, finish_s: float | None = None) -> None:
+    def add(
+        self,
+        project: Project,
+        *,
+        step_s: float | None = None,
+        finish_s: float | None = None,
+        draft_steps: int | None = None,
+    ) -> None:
         with self._lock:
-            key = _key(project.preset, project.resolution, project.num_inference_steps)
+            steps = draft_steps or project.num_inference_steps
+            key = _key(project.preset, project.resolution, steps, draft_steps is not None)
             kinds = self._measured.setdefault(key, {"step": [], "finish": []})
             for kind, value in (("step", step_s), ("finish", finish_s)):
                 if value is not None:
@@ -213,5 +237,6 @@ class Paces:
             log.warning("timings could not be saved")
 
 
-def _key(preset: str, resolution: Resolution, steps: int) -> str:
-    return f"{preset}|{resolution}|{steps}"
+def _key(preset: str, resolution: Resolution, steps: int, draft: bool) -> str:
+    """A draft's steps run other LoRAs and may need one pass where full quality needs two."""
+    return f"{preset}|{resolution}|{steps}{'|draft' if draft else ''}"

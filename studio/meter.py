@@ -11,6 +11,7 @@ from engine.config import Preset
 from engine.domain import DriftReading, Project
 from engine.film import PlannedClip
 from engine.media.drift import Cause, Judgement, judge
+from studio.words import clips_text
 
 LABELS: dict[Cause, tuple[str, str]] = {  # drifting, drifted
     "structure": ("Background shifts", "Background lost"),
@@ -86,7 +87,3 @@ def film(project: Project, preset: Preset, clips: Sequence[PlannedClip], *, view
         made = any(planned.take for planned in clips)
         text = "These clips were made before drift was measured." if made else "Measured as each clip is finished."
     return {"text": text, "clip_id": None}
-
-
-def clips_text(count: int) -> str:
-    return f"{count} clip" if count == 1 else f"{count:,} clips"

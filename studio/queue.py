@@ -34,6 +34,7 @@ from engine.events import (
     TakeCommitted,
 )
 from engine.project.files import write_atomically
+from studio import dial
 from studio.feed import Feed, Paces
 from studio.limits import MAX_RUNNING_JOBS, MAX_WAITING_JOBS
 from studio.view import Outcome
@@ -584,11 +585,23 @@ class JobQueue:
             return
         with suppress(StudioError):
             project = self._projects.project(job.project_id)
+            draft_steps = self._draft_steps(project, event.clip_id)
+            steps = draft_steps or project.num_inference_steps
             if isinstance(event, ClipStep):
+                if event.of != steps:
+                    return  # its quality was changed while it is made
                 if event.step > 1 or event.of == 1:  # the first step includes encoding the picture and the prompt
-                    self.paces.add(project, step_s=event.seconds)
-            elif step_s := self.paces.of(project).step_s:
-                self.paces.add(project, finish_s=max(0.0, event.seconds - step_s * project.num_inference_steps))
+                    self.paces.add(project, step_s=event.seconds, draft_steps=draft_steps)
+            elif step_s := self.paces.of(project, draft_steps=draft_steps).step_s:
+                finish_s = max(0.0, event.seconds - step_s * steps)
+                self.paces.add(project, finish_s=finish_s, draft_steps=draft_steps)
+
+    def _draft_steps(self, project: Project, clip_id: str) -> int | None:
+        """The steps of that clip when it is a draft, else None."""
+        preset = self._projects.preset(project)
+        if not dial.is_draft(project, preset, project.clip_index(clip_id)):
+            return None
+        return dial.num_steps(project, preset, draft=True)
 
     # Trouble
 
@@ -606,8 +619,10 @@ class JobQueue:
         return ""
 
     def _stall_limit_s(self, job: Job) -> float:
+        live = self.feed.live(job.project_id)
         with suppress(StudioError):
-            pace = self.paces.of(self._projects.project(job.project_id))
+            project = self._projects.project(job.project_id)
+            pace = self.paces.of(project, draft_steps=self._draft_steps(project, live.clip_id) if live else None)
             if pace.step_s is not None and pace.finish_s is not None:
                 return max(STALL_FLOOR_S, STALL_FACTOR * max(pace.step_s, pace.finish_s))
         return STALL_UNKNOWN_S

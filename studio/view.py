@@ -1,17 +1,17 @@
 """From what is known about a project to the plain data the page shows. Pure: no files, no clock, no threads."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from engine.config import Preset
 from engine.domain import Project, Take
+from engine.events import ClipNotice
 from engine.film import Plan, PlannedClip, timeline_of
 from engine.story.vocabulary import Vocabulary
-from studio import meter
+from studio import dial, meter
 from studio.feed import Live, Pace
-from studio.meter import clips_text
+from studio.words import clips_text, eta_text
 
 Phase = Literal["draft", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
 UNMEASURED = Pace()
@@ -70,10 +70,12 @@ class Facts:
     outcome: Outcome | None = None
     live: Live | None = None
     live_s: float = 0.0
-    pace: Pace = UNMEASURED
+    pace: Pace = UNMEASURED  # of full quality
+    draft_pace: Pace = UNMEASURED
     loading: str = ""
     loading_s: float | None = None  # how long that took last time
     announced: str = ""
+    notices: Sequence[ClipNotice] = ()
     undo: str = ""
     undo_id: str = ""
     vocabulary: Vocabulary | None = None
@@ -109,11 +111,13 @@ def state(facts: Facts) -> dict[str, Any]:
             "preset_title": preset.title,
             "width": project.resolution.width,
             "height": project.resolution.height,
+            "hd": (project.resolution.width, project.resolution.height) in preset.hd_resolutions,
             "fps": preset.fps,
             "num_frames": preset.num_frames,
             "num_motion_frames": timeline.num_motion_frames,
             "num_inference_steps": project.num_inference_steps,
-            "quality": quality_of(project, preset),
+            "quality": dial.level_of(project, preset),
+            "draft_steps": preset.draft.num_inference_steps if preset.draft else None,
             "seed": project.seed,
             "negative_prompt": project.negative_prompt,
             "image_url": facts.url("anchor"),
@@ -141,13 +145,13 @@ def state(facts: Facts) -> dict[str, Any]:
         ],
         "view_only": facts.view_only,
         "export": export(facts),
+        "notices": [{"number": one.index + 1, "text": one.text} for one in facts.notices],
+        "drafts": None if facts.view_only else dial.drafts(facts.plan, preset, facts.pace),
+        "seconds_a_clip": {
+            "full": facts.pace.clip_s(project.num_inference_steps),
+            "draft": facts.draft_pace.clip_s(dial.num_steps(project, preset, draft=True)),
+        },
     }
-
-
-def quality_of(project: Project, preset: Preset) -> str:
-    """fast, balanced or best when the steps are those of the preset; else custom."""
-    named = {steps: name for name, steps in preset.quality.items()}
-    return named.get(project.num_inference_steps, "custom")
 
 
 def phase_of(facts: Facts) -> Phase:
@@ -263,7 +267,7 @@ def job(facts: Facts, left_s: float | None) -> dict[str, Any] | None:
         "place": facts.job.place,
         "clip_index": live.index if live else None,
         "step": live.step if live else 0,
-        "of": live.of if live else facts.project.num_inference_steps,
+        "of": live.of if live else dial.num_steps(facts.project, facts.preset, draft=is_drafting(facts)),
         "eta_s": None if left_s is None else round(left_s, 1),
         "eta_text": eta_text(left_s),
     }
@@ -271,38 +275,26 @@ def job(facts: Facts, left_s: float | None) -> dict[str, Any] | None:
 
 def seconds_left(facts: Facts) -> float | None:
     """Time until the film is complete, or None while nothing has been measured on this machine."""
-    steps = facts.project.num_inference_steps
-    clip_s = facts.pace.clip_s(steps)
-    if clip_s is None or facts.pace.step_s is None:
-        return None
-    missing = sum(planned.status != "done" for planned in facts.plan.clips)
-    live = facts.live
+    live, plan = facts.live, facts.plan
     if live is None:
-        return missing * clip_s
-    rest = max(missing - 1, 0) * clip_s
-    remaining = clip_s - live.step * facts.pace.step_s
-    stalled = facts.live_s > STALL_STEPS * facts.pace.step_s
+        return dial.seconds_missing(plan, facts.preset, facts.pace, facts.draft_pace)
+    others = replace(plan, clips=tuple(one for one in plan.clips if one.clip.id != live.clip_id))
+    rest = dial.seconds_missing(others, facts.preset, facts.pace, facts.draft_pace)
+    draft = is_drafting(facts)
+    pace = facts.draft_pace if draft else facts.pace
+    clip_s = pace.clip_s(dial.num_steps(facts.project, facts.preset, draft=draft))
+    if rest is None or clip_s is None or pace.step_s is None:
+        return None
+    remaining = clip_s - live.step * pace.step_s
+    stalled = facts.live_s > STALL_STEPS * pace.step_s
     return rest + (remaining + facts.live_s if stalled else max(remaining - facts.live_s, 0.0))
 
 
-def eta_text(seconds: float | None) -> str:
-    """Plain words that do not jump: “a few seconds”, “about 40 s”, “3–4 min”, “about 1 h 20 min”."""
-    if seconds is None:
-        return "measuring"
-    if seconds <= 5:
-        return "a few seconds"
-    if seconds <= 55:
-        return f"about {max(10, math.ceil(seconds / 10) * 10)} s"
-    if seconds <= 75:
-        return "about 1 min"
-    minutes = seconds / 60
-    if minutes < 10:
-        low = math.floor(minutes)
-        return f"{low}–{low + 1} min"
-    if minutes < 55:
-        return f"about {math.ceil(minutes / 5) * 5} min"
-    hours, rest = divmod(math.ceil(minutes / 10) * 10, 60)
-    return f"about {hours} h {rest} min" if rest else f"about {hours} h"
+def is_drafting(facts: Facts) -> bool:
+    """Whether the clip being made, or the next one, is a draft."""
+    wanted = facts.live.clip_id if facts.live else facts.plan.next.clip.id if facts.plan.next else ""
+    index = next((one.index for one in facts.plan.clips if one.clip.id == wanted), None)
+    return index is not None and dial.is_draft(facts.project, facts.preset, index)
 
 
 def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
@@ -315,6 +307,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
     shown = planned.take.digest if planned.take else None
     failed = facts.outcome if status == "failed" else None
     preview = facts.live.preview if running and facts.live else 0
+    is_draft = dial.is_draft(project, preset, planned.index)
     return {
         "id": planned.clip.id,
         "index": planned.index,
@@ -335,6 +328,9 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         ],
         "editable": not running and not facts.view_only,
         "badge": badge(facts, planned, status),
+        "notice": facts.live.notice if running and facts.live else "",
+        "draft": is_draft if running else planned.take is not None and planned.take.draft,
+        "stays_draft": dial.stays_draft(planned, project, preset),
         "drift": meter.card(project, preset, planned.take.drift) if planned.take and not running else None,
         "error": {"message": failed.message, "hint": failed.hint, "id": failed.error_id} if failed else None,
     }
@@ -370,6 +366,8 @@ def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
         return "made from an older prompt"
     if take.seed != planned.seed:
         return "made with another seed"
+    if take.draft != dial.is_draft(facts.project, facts.preset, planned.index):
+        return "made as a draft" if take.draft else "made in full quality"
     before = facts.plan.clips[planned.index - 1] if planned.index else None
     if take.parent_digest != (before.digest if before else None):
         return f"made from an older clip {planned.index}" if before else "made as a later clip"

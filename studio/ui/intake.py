@@ -1,23 +1,24 @@
-"""The setup panel: picture, keywords, length, variant, quality, and what is folded away under Advanced.
+"""The setup panel: picture, keywords, length, variant, size, quality, and what is folded away under Advanced.
 
 Its fields report to the page's script, which sends changes of an open project like every other edit. Only creating a
 project passes through a Gradio event, because the picture arrives as Gradio's upload.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 
 from engine.config import Preset
-from engine.domain import MAX_SEED
+from engine.domain import MAX_SEED, Resolution
 from engine.story.vocabulary import vocabulary_of
-from engine.variants import VARIANTS
+from engine.variants import Variant
+from studio import dial
 from studio.ui.parts import static
 
 DEFAULT_LENGTH = 6
-QUALITY = {"fast": "Fast", "balanced": "Balanced", "best": "Best"}
+ONLY_AT_THE_START = ("image", "title", "size")  # what an opened project shows elsewhere, or not at all
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Intake:
     keywords: gr.Textbox
     length: gr.Number
     variant: gr.Radio
+    size: gr.Radio
     quality: gr.Radio
     title: gr.Textbox
     seed: gr.Number
@@ -35,7 +37,7 @@ class Intake:
     @property
     def restored(self) -> list[gr.components.Component]:
         """The fields that an opened project fills in, in the order of `svi.setupValues`."""
-        return [getattr(self, f.name) for f in fields(self) if f.name not in ("image", "title")]
+        return [getattr(self, f.name) for f in fields(self) if f.name not in ONLY_AT_THE_START]
 
 
 def build(preset: Preset) -> Intake:
@@ -70,14 +72,24 @@ def build(preset: Preset) -> Intake:
         elem_id="length",
     )
     static("length", elem_id="length-note")
-    offered = [(VARIANTS[name].title, name) for name in ("film", "shot") if name in preset.variants]
-    variant = gr.Radio(offered, value=offered[0][1], label="Kind", interactive=True, elem_id="variant")
+    kinds = [(row.title, row.name) for row in offered(preset)]
+    variant = gr.Radio(kinds, value=kinds[0][1], label="Kind", interactive=True, elem_id="variant")
     static("promise", elem_id="variant-note")
     static("model", elem_id="model-choice")
-    levels = [(title, name) for name, title in QUALITY.items() if name in preset.quality]
+    sizes = sizes_of(preset) if preset.hd_resolutions else {}
+    size = gr.Radio(
+        [(f"{min(offered[0].width, offered[0].height)}p", name) for name, offered in sizes.items()],
+        value="sd" if sizes else None,
+        label="Size",
+        interactive=True,
+        elem_id="size",
+        visible=bool(sizes),
+    )
+    static("size", elem_id="size-note")
+    levels = [(dial.TITLES[name], name) for name in dial.levels(preset)]
     quality = gr.Radio(
         levels,
-        value=_default_quality(preset),
+        value=dial.default_level(preset),
         label="Quality",
         interactive=True,
         elem_id="quality",
@@ -91,7 +103,7 @@ def build(preset: Preset) -> Intake:
         )
         steps = gr.Number(
             label="Steps",
-            value=preset.quality.get(_default_quality(preset), preset.num_inference_steps),
+            value=preset.quality.get(dial.default_level(preset), preset.num_inference_steps),
             minimum=1,
             maximum=200,
             precision=0,
@@ -108,12 +120,18 @@ def build(preset: Preset) -> Intake:
             elem_id="negative-prompt",
         )
     static("after", elem_id="setup-notes")
-    return Intake(image, keywords, length, variant, quality, title, seed, steps, negative_prompt)
+    return Intake(image, keywords, length, variant, size, quality, title, seed, steps, negative_prompt)
 
 
-def _default_quality(preset: Preset) -> str | None:
-    named = {steps: name for name, steps in preset.quality.items()}
-    return named.get(preset.num_inference_steps, next(iter(preset.quality), None))
+def offered(preset: Preset) -> list[Variant]:
+    """The kinds of film that the preset makes, each as the method that makes it here describes it."""
+    return [preset.variant(name) for name in ("film", "shot") if name in preset.variants]
+
+
+def sizes_of(preset: Preset) -> dict[str, tuple[Resolution, ...]]:
+    """The sizes that films can have, one for each shape of picture: sd, and hd where the model was trained on it."""
+    large = {"hd": preset.offered_resolutions(hd=True)} if preset.hd_resolutions else {}
+    return {"sd": preset.offered_resolutions()} | large
 
 
 # What the page's script calls a field, and the setting it changes in an open project.
@@ -121,6 +139,7 @@ SETTINGS = {
     "keywords": "keywords",
     "length": "length",
     "variant": "variant",
+    "size": "size",
     "quality": "quality",
     "title": "title",
     "seed": "seed",
@@ -138,10 +157,13 @@ def bind(panel: Intake) -> None:
         component.input(fn=None, inputs=component, js=f"(value) => {{ window.svi.fieldEdited('{setting}', value); }}")
 
 
+SecondsAClip = Callable[[str, Resolution], float | None]  # of a quality at a size; None: never measured
+
+
 def setup(
-    preset: Preset, *, machine: str, seconds_a_clip: Mapping[str, float | None], examples: list[dict]
+    preset: Preset, *, machine: dict[str, Any], seconds_a_clip: SecondsAClip, examples: list[dict]
 ) -> dict[str, Any]:
-    """What the page must know before there is a project, as plain data. `seconds_a_clip`: measured, by quality."""
+    """What the page must know before there is a project, as plain data."""
     vocabulary = vocabulary_of(preset)
     return {
         "welcome": "",
@@ -150,18 +172,29 @@ def setup(
         "num_frames": preset.num_frames,
         "fps": preset.fps,
         "variants": [
-            {"name": v.name, "title": v.title, "promise": v.promise, "num_motion_frames": v.num_motion_frames}
-            for v in VARIANTS.values()
-            if v.name in preset.variants
+            {"name": row.name, "title": row.title, "promise": row.promise, "num_motion_frames": row.num_motion_frames}
+            for row in offered(preset)
         ],
+        "sizes": {name: [str(size) for size in sizes] for name, sizes in sizes_of(preset).items()},
         "quality": [
-            {"name": name, "steps": steps, "seconds": seconds_a_clip.get(name)}
-            for name, steps in preset.quality.items()
+            {
+                "name": name,
+                "steps": steps,
+                "about": dial.about(preset, name),
+                "seconds": {size: seconds_a_clip(name, sizes[0]) for size, sizes in sizes_of(preset).items()},
+            }
+            for name, steps in dial.levels(preset).items()
         ],
         "vocabulary": [
             {"name": a.name, "kind": a.kind, "phrases": list(a.phrases), "keywords": list(a.keywords)}
             for a in (vocabulary.actions if vocabulary else ())
         ],
         "examples": examples,
-        "defaults": {"length": DEFAULT_LENGTH, "quality": _default_quality(preset)},
+        "defaults": {
+            "length": DEFAULT_LENGTH,
+            "quality": dial.default_level(preset),
+            "variant": offered(preset)[0].name,
+            "size": "sd",
+            "num_inference_steps": preset.num_inference_steps,
+        },
     }

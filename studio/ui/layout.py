@@ -1,12 +1,14 @@
 """The one screen: top bar, setup beside the player, storyboard below; or the Lab. Puts the panels together."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from engine.domain import Resolution
 from engine.errors import StudioError
+from studio import dial
 from studio.actions import bugs_explained
 from studio.routes import PREFIX
 from studio.ui import intake, stage, storyboard, theme
@@ -15,7 +17,7 @@ from studio.ui.parts import FOLDER, static
 if TYPE_CHECKING:
     from studio import Studio
 
-SCRIPTS = ("page.js", "player.js", "storyboard.js", "lab.js")
+SCRIPTS = ("page.js", "player.js", "quality.js", "storyboard.js", "lab.js")
 STYLES = ("style.css", "lab.css")
 TITLE = "Stable Video Infinity Studio"
 
@@ -56,6 +58,7 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
         picture: str | None,
         keywords: str,
         variant: str,
+        size: str | None,
         quality: str,
         title: str,
         seed: float | None,
@@ -75,6 +78,7 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
                 seed=int(seed) if "seed" in touched and seed is not None else None,
                 num_inference_steps=int(steps) if "num_inference_steps" in touched and steps is not None else None,
                 negative_prompt=negative_prompt or "",
+                hd=size == "hd",
                 original_name=str(getattr(event, "name", ""))[:200],
             )
 
@@ -92,6 +96,7 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
         panel.image,
         panel.keywords,
         panel.variant,
+        panel.size,
         panel.quality,
         panel.title,
         panel.seed,
@@ -123,7 +128,8 @@ def setup(studio: "Studio") -> dict[str, Any]:
         {"name": e.name, "title": e.title, "poster_url": f"{PREFIX}/examples/{e.name}/poster" if e.poster else None}
         for e in studio.actions.examples()
     ]
-    return intake.setup(preset, machine=machine(studio), seconds_a_clip=seconds_a_clip(studio), examples=examples)
+    measured = partial(seconds_a_clip, studio)
+    return intake.setup(preset, machine=machine(studio), seconds_a_clip=measured, examples=examples)
 
 
 def machine(studio: "Studio") -> str:
@@ -135,11 +141,10 @@ def machine(studio: "Studio") -> str:
     return f"It runs the {preset.title} model. {preset.description} {size}".strip()
 
 
-def seconds_a_clip(studio: "Studio") -> dict[str, float | None]:
-    """Measured seconds a clip takes by quality, None where nothing has been measured yet."""
-    preset, paces = studio.preset, studio.queue.paces
-    resolution = preset.offered_resolutions()[0]
-    return {name: paces.at(preset.name, resolution, steps).clip_s(steps) for name, steps in preset.quality.items()}
+def seconds_a_clip(studio: "Studio", level: str, resolution: Resolution) -> float | None:
+    """Measured seconds that a clip of this quality and size takes, None where nothing has been measured yet."""
+    preset, steps = studio.preset, dial.levels(studio.preset)[level]
+    return studio.queue.paces.at(preset.name, resolution, steps, draft=level == dial.DRAFT).clip_s(steps)
 
 
 def head() -> str:

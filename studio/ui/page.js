@@ -11,7 +11,7 @@
   const ID = /^[a-z0-9]{26}$/;
 
   const svi = (window.svi = {
-    state: null, setup: {}, form: { length: 6, variant: "film", quality: "balanced" },
+    state: null, setup: {}, form: { length: 6, variant: "film", quality: "balanced", size: "sd" },
     parts: {}, elements: {}, online: true, failures: 0, missing: false,
   });
 
@@ -265,7 +265,7 @@
     return { message: body.message || "The studio could not do that.", hint: body.hint || "", id: body.id || "", action: body.action || "" };
   };
 
-  const RENDERS = new Set(["generate", "resume", "retry", "regenerate"]);
+  const RENDERS = new Set(["generate", "resume", "retry", "regenerate", "set_quality"]);
 
   // Does one action, after the edits that wait; returns the answer, or null when it was refused (and says so).
   svi.act = async (action, details = {}, { quiet = false } = {}) => {
@@ -409,7 +409,7 @@
     speak(state);
     if (first && state.clips.length) svi.tab("story");
     if (first || formDiffers(state)) restoreSetup(state);
-    const unmeasured = svi.setup.quality?.some((row) => row.name === state.project.quality && !row.seconds);
+    const unmeasured = svi.setup.quality?.some((row) => row.name === state.project.quality && !row.seconds[state.project.hd ? "hd" : "sd"]);
     if (unmeasured && state.phase === "finished" && svi.measured !== state.rev) { svi.measured = state.rev; svi.trigger?.("refresh", {}); }
     remember(state);
   };
@@ -534,7 +534,7 @@
 
   const drawSetup = (state) => {
     const at = svi.elements;
-    if (!at.length || !at.promise || !at.quality || !at.redraft) return;
+    if (!at.length || !at.promise || !at.quality || !at.size || !at.redraft) return;
     const { setup, form } = svi;
     const variant = setup.variants?.find((row) => row.name === form.variant);
     const frames = state?.project.num_frames ?? setup.num_frames ?? 81;
@@ -546,9 +546,7 @@
     const refused = Number.isInteger(wanted) && wanted >= 1 && (wanted <= most || wanted === state?.clips.length) ? "" : `The length must be a whole number from 1 to ${most}.`;
     text(at.length, refused || `${count} clip${count === 1 ? "" : "s"} ≈ ${seconds < 90 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : svi.clock(seconds, false)} of film`);
     text(at.promise, variant ? `${variant.title}: ${variant.promise}.` : "");
-    const choice = setup.quality?.find((row) => row.name === form.quality);
-    const cost = choice?.seconds ? `${svi.about(choice.seconds)} a clip` : "time per clip is measured on the first one";
-    text(at.quality, choice ? `${choice.steps} steps, ${cost}.` : "");
+    drawQuality(state);
     if (at.anchor && state) {
       const url = svi.signed(state.project.image_url);
       if (at.anchor.getAttribute("src") !== url) at.anchor.src = url;
@@ -558,6 +556,28 @@
     show(at.redraft, !!state && state.clips.length > 0 && !state.view_only);
     at.redraft.disabled = !!state && ["generating", "loading", "queued"].includes(state.phase);
     text(at.source, { template: "The storyline came from templates: they know your keywords and the light of the picture, not what is in it.", qwen: "The storyline was written by the vision model from your picture.", user: "" }[state?.project.storyline_source] ?? "");
+  };
+
+  // Measured seconds that a clip of this quality takes, of this film or of one at the size chosen; null: never measured.
+  const secondsOf = (choice, state) => {
+    if (state?.project.quality === choice.name) return state.seconds_a_clip[choice.name === "draft" ? "draft" : "full"];
+    const size = state ? (state.project.hd ? "hd" : "sd") : svi.form.size ?? "sd";
+    return choice.seconds?.[size] ?? null;
+  };
+
+  const drawQuality = (state) => {
+    const { elements: at, setup, form } = svi;
+    const choice = setup.quality?.find((row) => row.name === form.quality);
+    if (choice) {
+      const seconds = secondsOf(choice, state);
+      const cost = seconds ? `${svi.about(seconds)} a clip` : "time per clip is measured on the first one";
+      const full = state?.project.num_inference_steps ?? form.num_inference_steps;
+      const later = choice.name === "draft" && full ? ` Full quality: ${full} steps.` : "";
+      text(at.quality, `${choice.about}; ${cost}.${later}`);
+    } else text(at.quality, "");
+    const sizes = setup.sizes?.[form.size ?? "sd"] ?? [];
+    if (state) text(at.size, setup.sizes?.hd && !state.view_only ? "The size stays as it was when the film began." : "");
+    else text(at.size, setup.sizes?.hd ? `${sizes.join(", ")}: whichever is nearest to your picture. It cannot be changed later.` : "");
   };
 
   // Offers to take back what removed something; Ctrl+Z takes back every other edit as well.
@@ -658,7 +678,7 @@
     draw();
     if (!svi.state || svi.state.view_only) return;
     const settings = name === "quality" ? { quality: value } : name === "keywords" ? { idea: value } : { [name]: value };
-    if (name === "length" || value === null) return;
+    if (name === "length" || name === "size" || value === null) return;
     svi.shownSettings = null;  // what the field holds is not what the project holds until it is saved
     svi.edit("set_settings", settings, { soon: /variant|quality/.test(name) });
   };
@@ -904,6 +924,7 @@
     length(element) { svi.elements.length = element.querySelector("[data-at=length]"); },
     promise(element) { svi.elements.promise = element.querySelector("[data-at=promise]"); },
     quality(element) { svi.elements.quality = element.querySelector("[data-at=quality]"); },
+    size(element) { svi.elements.size = element.querySelector("[data-at=size]"); },
     after(element) {
       const at = svi.elements;
       at.redraft = element.querySelector("#redraft");

@@ -7,7 +7,7 @@
   const { el, icon, text, show } = svi;
   const MAX_PROMPT = 1000;
   const STATUS = {
-    draft: "Draft", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
+    draft: "Planned", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
   };
   const LOWEST = 0.4, LIMIT = 0.65;  // the chart's floor, and where the background begins to count as lost
   const COLOURS = [[2.3, "as in the picture"], [10, "a little different"], [30, "different"], [Infinity, "very different"]];  // 2.3: just visible
@@ -36,6 +36,8 @@
       this.movesTitle = at("boardMovesTitle");
       this.drift = Object.fromEntries(["drift", "driftChart", "driftLimit", "driftDrifting", "driftDrifted", "driftLikeness", "driftText", "driftShow"].map((name) => [name, at(name)]));
       this.drift.driftShow.addEventListener("click", () => this.showDrift(this.state.drift.clip_id));
+      this.dial = new svi.Dial(root);
+      [this.log, this.logList] = [at("log"), at("logList")];
       this.cards = new Map();
       this.active = null;
       this.lastPrompt = null;
@@ -80,6 +82,15 @@
       text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
       this.drawMoves(state);
       this.drawDrift(state);
+      this.dial.update(state);
+      this.drawLog(state.notices);
+    }
+
+    // What the backend had to change to go on; a long film may have many, so they are folded away.
+    drawLog(notices) {
+      show(this.log, notices.length > 0);
+      while (this.logList.childElementCount > notices.length) this.logList.lastChild.remove();
+      notices.forEach(({ number, text: words }, row) => text(this.logList.children[row] ?? this.logList.appendChild(el("li", {})), `Clip ${number}: ${words}`));
     }
 
     // Moves a card without taking focus or caret away from it.
@@ -104,6 +115,7 @@
           part("image", el("img", { alt: "", loading: "lazy", decoding: "async", hidden: true })),
           part("blank", el("span.blank", {})),
           part("tag", el("span.tag", { hidden: true }, "preview")),
+          part("draft", el("span.draft-mark", { hidden: true }, "Draft")),
           part("meter", el("button.meter", { type: "button", tabIndex: -1, hidden: true, "aria-expanded": "false", "aria-controls": `drift-${id}`, onclick: () => this.openDrift(card, card.drift.hidden) },
             el("span.bars", { "aria-hidden": "true" }, el("i"), el("i"), el("i")), part("meterLabel", el("span", {})))),
           part("time", el("span.span", {})),
@@ -119,6 +131,7 @@
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
         })),
+        part("notice", el("p.hint", { hidden: true })),
         part("counter", el("p.counter", { hidden: true })),
         part("hint", el("p.hint", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
@@ -154,7 +167,7 @@
       card.shown = clip;
 
       node.dataset.status = clip.status;
-      node.setAttribute("aria-label", `Clip ${clip.number}, ${STATUS[clip.status] ?? clip.status}`);
+      node.setAttribute("aria-label", `Clip ${clip.number}, ${STATUS[clip.status] ?? clip.status}${clip.draft ? ", a draft" : ""}`);
       text(card.number, String(clip.number));
       text(card.time, `${svi.clock(clip.start_s)} – ${svi.clock(clip.end_s)}`);
       const step = clip.status === "running" && clip.of ? ` ${clip.step} / ${clip.of}` : "";
@@ -163,6 +176,7 @@
       const preview = clip.status === "running" && clip.preview_url;
       this.picture(card, svi.signed(preview || clip.poster_url), !!preview);
       show(card.tag, !!preview);
+      show(card.draft, clip.draft);
       show(card.progress, clip.status === "running");
       card.progress.firstElementChild.style.width = `${clip.of ? (100 * clip.step) / clip.of : 0}%`;
       this.measured(card, clip);
@@ -197,6 +211,8 @@
         button.disabled = locked || index < 0 || !takes[index + by];
       }
 
+      text(card.notice, clip.notice);
+      show(card.notice, !!clip.notice);
       show(card.badge, !!clip.badge);
       text(card.badgeText, clip.badge ? clip.badge[0].toUpperCase() + clip.badge.slice(1) : "");
       show(card.renew, clip.status === "stale" && !locked);
@@ -409,13 +425,11 @@
     }
 
     async regenerate(card) {
-      const clip = card.shown, { clips } = this.state;
-      const later = clips.slice(clip.index + 1).filter((one) => one.takes.length).length;
-      const each = svi.setup.quality?.find((row) => row.name === this.state.project.quality)?.seconds;
-      const time = (count) => (each ? `, ${svi.about(each * count)}` : "");
-      const choice = (value, title, note, checked) => el("label.choice", {},
-        el("input", { type: "radio", name: "scope", value, checked }), el("span", {}, el("strong", {}, title), el("small", {}, note)));
-      const soften = this.state.project.variant === "shot" ? " In Shot the reference picture softens the jump." : "";
+      const clip = card.shown;
+      const after = this.dial.after(clip.index), later = after.length;
+      const scopes = this.dial.scopes(
+        { title: "This clip and everything after", note: `${later + 1} clip${later ? "s" : ""}${this.dial.time(this.dial.seconds([clip, ...after]))}` },
+        { title: "Only this clip", note: this.dial.time(this.dial.seconds([clip])) });
       const prompt = el("textarea", { rows: 3, value: card.prompt.value, "aria-label": "Prompt", dir: "auto" });
       const tooLong = el("p.bad", { role: "alert", hidden: true });
       const chosen = () => {
@@ -430,10 +444,7 @@
         el("p", {}, later
           ? `Clip ${clip.number + 1} continues the last frames of clip ${clip.number}. ${later} finished clip${later === 1 ? "" : "s"} after it would no longer fit.`
           : "The clip is made again with another seed. The earlier take is kept."),
-        prompt, tooLong,
-        el("div.choices", { role: "radiogroup", "aria-label": "What to make again" },
-          choice("this_and_after", "This clip and everything after", `${later + 1} clip${later ? "s" : ""}${time(later + 1)}`, true),
-          choice("only_this", "Only this clip", `the join to the next clip may jump${time(1)}.${soften}`, false)));
+        prompt, tooLong, scopes);
       const answer = await svi.dialog(`Regenerate clip ${clip.number}`, body, [
         { label: "Cancel", answer: null },
         { label: "Regenerate", kind: "accent", answer: chosen },
@@ -462,6 +473,7 @@
       if (!view_only) {
         items.push(
           { label: "Regenerate…", off: clip.takes.length ? locked : "not rendered yet", run: () => this.regenerate(card) },
+          ...this.dial.item(clip, locked),
           { label: "Redraft from here…", off: locked, run: () => this.redraft(card) }, "line",
           { label: "Insert a clip after", run: () => this.insert(clip.id) },
           { label: "Duplicate", run: () => svi.act("duplicate", { clip_id: clip.id }) },

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from engine.backends.base import Interrupted
+from engine.backends.base import Interrupted, Notice
 from engine.config import Preset
 from engine.errors import OutOfMemory, WeightsMissing
 from tests.fakes import ScriptedBackend
@@ -78,3 +78,23 @@ def startled(preset: Preset) -> ScriptedBackend:
 def suicidal(preset: Preset) -> ScriptedBackend:
     """Takes the process down at every clip."""
     return ScriptedBackend(before_step=lambda request, step: os._exit(9))
+
+
+class Lowered(ScriptedBackend):
+    """Says at its second clip that memory ran out, then waits for the file `gate` beside the preset."""
+
+    def generate(self, request):
+        if request.index == 1:
+            yield Notice("Not enough GPU memory: going on with a tiled VAE.")
+        yield from super().generate(request)
+
+
+def lowered(preset: Preset) -> ScriptedBackend:
+    gate = preset.folder / "gate"
+
+    def wait(request: object, step: int) -> None:
+        while request.index == 1 and not gate.exists() and not backend._pause.wait(0.02):
+            pass
+
+    backend = Lowered(before_step=wait)
+    return backend

@@ -1,7 +1,7 @@
 import numpy as np
 
 from engine.domain import Resolution, new_id
-from engine.events import ClipStarted, ClipStep, TakeCommitted
+from engine.events import ClipNotice, ClipStarted, ClipStep, TakeCommitted
 from engine.project.store import Store
 from studio.feed import Feed, Pace, Paces
 
@@ -79,3 +79,16 @@ def test_paces_are_medians_of_the_last_five_and_survive_a_restart(tmp_path, stor
 def test_damaged_timings_are_measured_anew(tmp_path, store):
     (tmp_path / "timings.json").write_text('{"a": [1, 2')
     assert Paces(tmp_path / "timings.json").of(store.load()) == Pace()
+
+
+def test_a_notice_stays_with_its_clip_until_it_is_done_and_with_the_film_after():
+    feed = Feed()
+    feed.publish(ONE, ClipStarted("c", 0, "d", "p", 1, 1))
+    feed.publish(ONE, ClipNotice("c", 0, "Going on with less."))
+    feed.publish(ONE, ClipStep("c", 0, 1, 4, 0.5))
+    assert feed.live(ONE).notice == "Going on with less."
+    assert feed.announced(ONE) == "Clip 1: Going on with less."
+    feed.publish(ONE, TakeCommitted("c", 0, "d", 9, 1.0))
+    assert [notice.text for notice in feed.notices(ONE)] == ["Going on with less."] and not feed.notices(TWO)
+    feed.forget(ONE)
+    assert feed.notices(ONE) == ()

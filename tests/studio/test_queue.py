@@ -49,6 +49,19 @@ def test_generate_makes_every_clip_and_plays_as_it_grows(shared, new_film):
     assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"]
 
 
+def test_a_step_down_for_lack_of_memory_is_said_on_its_card_and_kept_in_the_films_log(open_studio, new_film):
+    film = new_film(open_studio("lowered"), clips=3)
+    film.do("generate")
+    state = film.until(lambda state: state["clips"][1]["notice"])
+    assert state["clips"][1]["status"] == "running" and "tiled" in state["clips"][1]["notice"]
+    assert film.state()["clips"][1]["notice"], "a reload asks again"
+    open_gate(film.studio)
+    state = film.until_phase("finished")
+    assert [clip["notice"] for clip in state["clips"]] == ["", "", ""]
+    assert state["notices"] == [{"number": 2, "text": "Not enough GPU memory: going on with a tiled VAE."}]
+    assert "tiled VAE" in (film.studio.actions.library.folder(film.id) / "events.jsonl").read_text()
+
+
 def test_an_export_asked_for_too_early_holds_the_film_as_it_is_when_it_starts(open_studio, new_film):
     film = new_film(open_studio("gated"), clips=1)
     finish(film)
