@@ -82,28 +82,28 @@ class Follower(Member):
         return StepDone(step.index, request.num_inference_steps)
 
 
-def follow(ranks: Ranks) -> int:
+def follow(ranks: Ranks, kind: type[Follower] = Follower) -> int:
     """Serve one model after another; returns the leader's exit code, or 1 when the leader is gone."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they reach the leader as well, which decides
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
         while isinstance(message := ranks.do(ranks.hear), Open):
-            serve(ranks, message)
+            serve(ranks, message, kind)
     except RankLost as err:
         log.warning("the leader is gone: %s", err)
         return 1
     return message.code if isinstance(message, Exit) else 1
 
 
-def serve(ranks: Ranks, order: Open) -> None:
+def serve(ranks: Ranks, order: Open, kind: type[Follower]) -> None:
     """Load a model and follow with it until the leader closes it; a model that cannot be loaded is not served."""
     try:
         components = load_together(ranks, order.preset, order.threads)
     except (StudioError, MemoryError, RuntimeError) as err:
         log.warning("the model is not served: %s", err)
         return
-    with closing(Follower(components, order.preset, ranks)) as follower:
+    with closing(kind(components, order.preset, ranks)) as follower:
         follower.serve()
 
 

@@ -9,7 +9,6 @@ which begins with the leader's word and ends with everyone's, so that none waits
 import logging
 import os
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,12 +17,7 @@ from enum import Enum, auto
 
 import torch
 import torch.distributed as dist
-from diffusers import WanTransformer3DModel
-from diffusers.hooks.context_parallel import apply_context_parallel, remove_context_parallel
-from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from engine import backends
 from engine.backends.base import ClipResult, Notice, StepDone
@@ -37,6 +31,7 @@ from engine.environment import available_cores
 from engine.errors import BackendUnavailable, GenerationError, OutOfMemory, StudioError
 from engine.models.attention import PlainDenoiser
 from engine.models.components import Components, device_of
+from engine.models.sharing import Sharing, share_tokens, token_sharing
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -113,7 +108,7 @@ class Member(LocalBackend):
         self._layout = Layout(1, 1)
         self._out_of_step = False  # a pass broke off while its tokens were shared: an exchange is left open
         self._branch_groups: dict[Layout, dist.ProcessGroup] = {}
-        self._sharing: dict[Layout, ParallelConfig | None] = {}
+        self._sharing: dict[Layout, Sharing | None] = {}
         for num_branches in range(1, MAX_BRANCHES + 1):  # here, not in a clip: no rank may be missing
             ranks.do(self._form_groups, layout(ranks.size, num_branches))
 
@@ -134,7 +129,7 @@ class Member(LocalBackend):
         ):
             if count % wanted.degree:
                 raise GenerationError(
-                    f"{wanted.degree} {self._unit}s cannot share {what}.", "Use another number of them, or one."
+                    f"{wanted.degree} {self._units[1]} cannot share {what}.", "Use another number of them, or one."
                 )
         self._share(wanted)
 
@@ -145,8 +140,8 @@ class Member(LocalBackend):
             self._layout = wanted
 
     @property
-    def _unit(self) -> str:
-        return "GPU" if self.components.device.type == "cuda" else "process"
+    def _units(self) -> tuple[str, str]:
+        return ("GPU", "GPUs") if self.components.device.type == "cuda" else ("process", "processes")
 
     def _denoiser_kind(self) -> type[Denoiser]:
         return PlainDenoiser if self._layout.degree > 1 else super()._denoiser_kind()
@@ -217,19 +212,22 @@ class ParallelBackend(Member):
 
     @classmethod
     def open(cls, preset: Preset, *, threads: int | None = None) -> "ParallelBackend":
-        """Load the model of `preset` on every rank; its other processes are started unless they run already."""
+        """Load the model of `preset` on every rank; the other processes are started unless they run already."""
         if backends.started_as()[1] > 1:
-            return cls._open(joined(), preset, threads, None)
+            return cls.open_among(joined(), preset, threads=threads)
         check_devices(preset, preset.gpus)
         followers = Followers(preset.gpus)
         try:
-            return cls._open(followers.joined(), preset, threads, followers)
+            return cls.open_among(followers.joined(), preset, threads=threads, followers=followers)
         except BaseException:
             followers.end()
             raise
 
     @classmethod
-    def _open(cls, ranks: Ranks, preset: Preset, threads: int | None, followers: Followers | None) -> "ParallelBackend":
+    def open_among(
+        cls, ranks: Ranks, preset: Preset, *, threads: int | None = None, followers: Followers | None = None
+    ) -> "ParallelBackend":
+        """Load the model of `preset` on all of `ranks`, the others of which wait for an order."""
         check_devices(preset, ranks.size)
         fingerprint = backends.fingerprint(preset, next(iter(preset.variants)))
         if threads is None and "OMP_NUM_THREADS" not in os.environ:
@@ -253,14 +251,14 @@ class ParallelBackend(Member):
             yield from super().generate(request)
         except RankLost as err:
             raise OutOfMemory(
-                f"Clip {request.index + 1} stopped: the {self._unit}s have lost one another, as a rule for lack of "
+                f"Clip {request.index + 1} stopped: the {self._units[1]} have lost one another, as a rule for lack of "
                 "memory.",
                 "Finished clips are safe. Close other programs or choose a smaller size, then resume.",
             ) from err
         except OutOfMemory as err:
             if self._short_of_memory is None:
                 raise
-            where = f"{self._unit} {self._short_of_memory + 1} of {self._ranks.size}"
+            where = f"{self._units[0]} {self._short_of_memory + 1} of {self._ranks.size}"
             message = f"Clip {request.index + 1} needs more memory than is free on {where}."
             raise OutOfMemory(message, err.hint) from None
 
@@ -344,30 +342,6 @@ def check_devices(preset: Preset, count: int) -> None:
         raise BackendUnavailable(
             f"“{preset.name}” is to run on {count} GPUs, and this computer has {found}.", f"Set `gpus: {found}`."
         )
-
-
-def token_sharing(mesh: DeviceMesh) -> ParallelConfig:
-    """How the ranks of dimension "ulysses" of `mesh` share the tokens of a pass."""
-    config = ParallelConfig(ContextParallelConfig(ulysses_degree=mesh["ulysses"].size(), mesh=mesh))
-    warnings.filterwarnings("ignore", message=".*all_gather_tensor.*deprecated", category=FutureWarning)  # diffusers'
-    config.setup(mesh.get_rank(), mesh.size(), torch.device(mesh.device_type), mesh=mesh)
-    return config
-
-
-def share_tokens(transformer: WanTransformer3DModel, sharing: ParallelConfig | None) -> None:
-    """Let ranks share the tokens of every pass of `transformer` by Ulysses; None undoes it.
-
-    What `enable_parallelism` does, which cannot be undone and divides by the number of accelerators, 0 on a CPU.
-    """
-    plan = {name: parts for name, parts in transformer._cp_plan.items() if name}  # "": timesteps of single tokens
-    remove_context_parallel(transformer, plan)
-    if sharing is not None:
-        kernel, _ = _AttentionBackendRegistry.get_active_backend()
-        if not _AttentionBackendRegistry._is_context_parallel_available(kernel):
-            raise BackendUnavailable(f"The attention kernel “{kernel.value}” cannot share tokens among GPUs.")
-        apply_context_parallel(transformer, sharing.context_parallel_config, plan)
-    for block in transformer.blocks:
-        block.attn1.processor._parallel_config = sharing
 
 
 def on(conditioning: Conditioning, device: torch.device) -> Conditioning:
