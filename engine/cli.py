@@ -325,8 +325,10 @@ def run_draft(args: argparse.Namespace, say) -> None:
 
 
 def run_bench(args: argparse.Namespace, say) -> None:
-    preset = load_preset(args.preset or Config.load().preset)
-    if args.what == "speed":
+    preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
+    if args.what == "speed" and preset.family == "wan":
+        report, text = bench_throughput(preset, args)
+    elif args.what == "speed":
         from engine.evaluation import speed
 
         report = speed.run(preset, quick=args.quick)
@@ -344,15 +346,31 @@ def run_bench(args: argparse.Namespace, say) -> None:
         sys.stdout.write(text + "\n")
 
 
+def bench_throughput(preset: Preset, args: argparse.Namespace) -> tuple[dict, str]:
+    """A CFG step in every way and whole clips by phase: the report and its table."""
+    from engine.evaluation import throughput
+
+    report = throughput.run(
+        preset,
+        num_blocks=args.blocks,
+        steps=check_steps(args.steps),
+        clips=check_num_clips(args.clips) if args.clips is not None else None,
+        size=args.size,
+        compile_blocks=args.compile,
+        quick=args.quick,
+    )
+    return report, throughput.table(report)
+
+
 def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, str]:
     """Measure what is missing in the folder, then read all of it: the report and its table."""
     from engine.evaluation import drift, drift_report, drift_tables
 
     settings = drift.Settings(
-        num_clips=check_num_clips(args.clips),
+        num_clips=check_num_clips(50 if args.clips is None else args.clips),
         num_chains=args.chains,
         num_seeds=args.seeds,
-        size=args.size,
+        size=args.size or Resolution(96, 64),
         num_inference_steps=check_steps(args.steps) or preset.num_inference_steps,
         variants=(args.variant,) if args.variant else tuple(preset.variants),
         loras=args.loras,
@@ -628,12 +646,15 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("what", choices=("speed", "pocket", "drift"))
     sub.add_argument("--quick", action="store_true", help="a smaller run (speed)")
+    speed = sub.add_argument_group("speed of a Wan preset", "--steps, --clips and --size are those of its clips")
+    speed.add_argument("--blocks", type=int, metavar="N", help="so many blocks of the published width (random weights)")
+    speed.add_argument("--compile", action="store_true", help="compile the blocks on a CPU too: takes minutes")
     sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a contact sheet (pocket)")
     drift = sub.add_argument_group("drift", "the same long films from every LoRA, measured; a stopped run goes on")
-    drift.add_argument("--clips", type=int, default=50, metavar="N", help="clips a film (default 50)")
+    drift.add_argument("--clips", type=int, metavar="N", help="clips a film (default 50)")
     drift.add_argument("--chains", type=int, default=20, metavar="N", help="pictures and prompts (default 20)")
     drift.add_argument("--seeds", type=int, default=3, metavar="N", help="prompts and noise for each (default 3)")
-    drift.add_argument("--size", type=resolution, default=Resolution(96, 64), metavar="WxH", help="default 96x64")
+    drift.add_argument("--size", type=resolution, metavar="WxH", help="default 96x64")
     drift.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the preset's)")
     drift.add_argument("--variant", choices=sorted(VARIANTS), help="only this one")
     drift.add_argument("--strengths", type=strengths, default=(), metavar="0.2,0.4", help="more LoRA strengths")
