@@ -137,7 +137,7 @@ def parse_lora(
             found.offsets[f"{module}.bias"] = modules[module].scale * part["bias"].float()
     parameters = dict(transformer.named_parameters())
     offsets = {
-        key: _offset(key, tensor, parameters.get(key), found.keys.get(key, key), name)
+        key: _offset(key, tensor, parameters.get(key), found.key(key), name)
         for key, tensor in sorted(found.offsets.items())
     }
     effects = [*(change.up for change in modules.values() if change.scale), *(o.values for o in offsets.values())]
@@ -154,14 +154,18 @@ def without_weights(config: Mapping[str, object]) -> WanTransformer3DModel:
 
 @dataclass
 class _Sorted:
-    """A file's tensors by what they change, under diffusers' names; `keys` has the file's own for the first of each."""
+    """A file's tensors by what they change, under diffusers' names; `keys` has the file's own, by role."""
 
     name: str
     factors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     offsets: dict[str, Tensor] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def key(self, target: str) -> str:
+        """How the file spells the first tensor of `target`."""
+        return next(iter(self.keys.get(target, {}).values()), target)
 
 
 def _sorted(tensors: Mapping[str, Tensor], name: str) -> _Sorted:
@@ -180,7 +184,7 @@ def _sorted(tensors: Mapping[str, Tensor], name: str) -> _Sorted:
         if entry in place:
             raise WeightsMismatch(f"{name} holds {what.target} twice, the second time as {key}.", "Use another file.")
         place[entry] = tensor
-        found.keys.setdefault(what.target, key)
+        found.keys.setdefault(what.target, {})[what.role] = key
     return found
 
 
@@ -225,9 +229,9 @@ def _check_every_layer(found: _Sorted, transformer: WanTransformer3DModel) -> No
     expected = [f"blocks.{i}.{layer}" for i in range(len(transformer.blocks)) for layer in MODULES_PER_BLOCK]
     adapted = set(found.factors) & set(expected)
     missing = sorted(set(expected) - adapted)
-    biased = {module for module, part in found.factors.items() if "bias" in part}
-    strange = (found.factors.keys() - adapted) | found.offsets.keys() | biased
-    unknown = [*(found.keys[target] for target in sorted(strange)), *found.unknown]
+    strange = (found.factors.keys() - adapted) | found.offsets.keys()
+    biases = [found.keys[module]["bias"] for module, part in found.factors.items() if "bias" in part]
+    unknown = [*map(found.key, sorted(strange)), *biases, *found.unknown]
     if unknown or missing:
         details = f"First missing layer: {missing[0]}. " if missing else ""
         details += f"First unknown key: {unknown[0]}." if unknown else ""
@@ -244,12 +248,12 @@ def _take_out_picture_parts(found: _Sorted, layers: Mapping[str, nn.Module]) -> 
     for target in absent:
         found.factors.pop(target, None)
         found.offsets.pop(target, None)
-    return tuple(found.keys[target] for target in absent)
+    return tuple(key for target in absent for key in found.keys[target].values())
 
 
 def _check_every_tensor(found: _Sorted, layers: Mapping[str, nn.Module]) -> None:
     """Raise when the file holds anything that is not understood or changes a layer that the model does not have."""
-    strange = [*found.unknown, *(found.keys[module] for module in found.factors if module not in layers)]
+    strange = [*found.unknown, *(found.key(module) for module in found.factors if module not in layers)]
     if strange:
         raise _no_place(strange[0], len(strange), found.name)
 

@@ -76,7 +76,7 @@ SPELLINGS = {
     "diffusers": dict(prefix="transformer.", upstream=False),
     "bare diffusers": dict(upstream=False),
     "peft": dict(prefix="base_model.model.", upstream=False),
-    "peft around upstream": dict(prefix="base_model.model.", upstream=True),
+    "peft around upstream": dict(prefix="base_model.model.pipe.dit."),
 }
 
 
@@ -316,6 +316,25 @@ def test_streamed_blocks_take_a_stack_also_after_an_interrupted_pass(transformer
         assert torch.equal(predict(transformer), predict(resident))
 
 
+def test_weights_on_loan_to_the_gpu_are_called_home_before_they_are_changed(transformer):
+    """A pass that is interrupted leaves blocks on the GPU; the next one takes the copies in host memory again. The
+    loan is made by hand here, in the fields in which diffusers keeps it for a stream."""
+    resident = build(WanSize()).transformer
+    (_, svi), _ = two_loras(resident)
+    stream_blocks(transformer, torch.device("cpu"))
+    groups = [block._diffusers_hook.get_hook("group_offloading").group for block in transformer.blocks]
+    for group in groups:
+        group.stream, group.record_stream = object(), True
+        group.cpu_param_dict = {p: p.data for module in group.modules for p in module.parameters()}
+        for parameter, at_home in group.cpu_param_dict.items():
+            parameter.data = at_home.clone()
+    for model in (resident, transformer):
+        LoraSlot(model).fuse([(svi, 1.0)])
+    for group in groups:
+        group.offload_()
+    assert all(torch.equal(a, b) for a, b in zip(transformer.parameters(), resident.parameters(), strict=True))
+
+
 def distilled(transformer, *, prefix="diffusion_model."):
     """A LoRA as lightx2v extracts it: low rank for matrices, `diff_b` for biases, `diff` for norms, the head and the
     patches, `diff_m` for modulations. Returns the file's tensors and the change of each parameter by diffusers' names,
@@ -395,11 +414,8 @@ def test_what_a_distilled_lora_holds_for_the_picture_attention_of_2_1_is_named_o
     lora = parse_lora(tensors, wan22, name="distilled", kind="extra")
     own = dict(wan22.named_parameters())
     assert dict(lora.changes()).keys() == own.keys()
-    assert {key.partition(".")[2] for key in lora.left_out} >= {
-        "blocks.0.cross_attn.k_img.lora_down.weight",
-        "blocks.1.cross_attn.norm_k_img.diff",
-        "img_emb.proj.4.diff_b",
-    }
+    assert set(lora.left_out) == {key for key in tensors if "img" in key}
+    assert len(lora.left_out) == 30
     expected = merged_by_hand(wan22, {name: change for name, change in changes.items() if name in own})
     LoraSlot(wan22).fuse([(lora, 1.0)])
     for name, parameter in wan22.named_parameters():
@@ -427,6 +443,9 @@ def test_what_an_extra_lora_may_hold_an_svi_lora_may_not(transformer):
     tensors = spell(factors(transformer)) | {"diffusion_model.blocks.0.norm3.diff": torch.ones(24)}
     assert parse_lora(tensors, transformer, name="style", kind="extra").offsets
     with pytest.raises(WeightsMismatch, match=r"First unknown key: diffusion_model\.blocks\.0\.norm3\.diff"):
+        parse_lora(tensors, transformer, name="svi")
+    tensors = spell(factors(transformer)) | {"blocks.1.ffn.2.lora_B.bias": torch.ones(24)}
+    with pytest.raises(WeightsMismatch, match=r"First unknown key: blocks\.1\.ffn\.2\.lora_B\.bias"):
         parse_lora(tensors, transformer, name="svi")
     part = {key: value for key, value in spell(factors(transformer)).items() if "blocks.0" in key}
     assert len(parse_lora(part, transformer, name="style", kind="extra").modules) == 10
