@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 from diffusers import GGUFQuantizationConfig, WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import BackendUnavailable, InputError, WeightsMismatch, WeightsMissing, disk_errors_explained
 from engine.models.lora import without_weights
@@ -56,6 +56,7 @@ def write_gguf(
             f"The name must end in .gguf, and the format be one of {', '.join(get_args(Quantisation))}.",
         )
     tensors = {upstream_name(name): parameter for name, parameter in transformer.named_parameters()}
+    _check_exact(tensors)
     unfinished = path.with_name(path.name + ".part")
     with disk_errors_explained(f"the file {path.name}", safe="The model it is made from is untouched."):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +124,13 @@ def _write_tensors(writer: "GGUFWriter", tensors: Mapping[str, Tensor], quantisa
 def is_quantised(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of upstream's name is the weight of a block's linear layer that blocks of 32 numbers fill."""
     return name.startswith("blocks.") and tensor.ndim == 2 and tensor.shape[1] % BLOCK == 0
+
+
+def _check_exact(tensors: Mapping[str, Tensor]) -> None:
+    """Raise for weights that were rounded to 8 bits or less: rounded once more they would be worse than either."""
+    for name, tensor in tensors.items():
+        if type(tensor) is not nn.Parameter or not tensor.is_floating_point() or tensor.element_size() == 1:
+            raise WeightsMismatch(f"The weight {name} is quantised already.", "Load the model unquantised, then write.")
 
 
 def _opened(path: Path) -> "GGUFReader":

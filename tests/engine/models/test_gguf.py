@@ -96,6 +96,17 @@ def test_a_lora_is_not_added_to_quantised_weights(transformer, tmp_path):
         LoraSlot(loaded).fuse([(lora, 1.0)])
 
 
+@pytest.mark.parametrize("how", ["gguf", "8 bits"])
+def test_weights_that_were_rounded_before_are_not_rounded_again(transformer, tmp_path, how):
+    if how == "gguf":
+        write_gguf(transformer, tmp_path / "wan.gguf", quantisation="Q8_0")
+        transformer = load_gguf(tmp_path / "wan.gguf", dtype=torch.float32)
+    else:
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    with pytest.raises(WeightsMismatch, match="is quantised already"):
+        write_gguf(transformer, tmp_path / "again.gguf", quantisation="Q4_0")
+
+
 def write_foreign(path, tensors, *, arch="wan") -> None:
     """A GGUF file as others make them: no notes of ours, half precision for what is not quantised."""
     writer = gguf.GGUFWriter(path, arch)
