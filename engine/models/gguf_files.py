@@ -67,6 +67,8 @@ def write_gguf(
             writer.add_string(LORA_KEY, json.dumps([asdict(lora) for lora in loras]))
             writer.add_string(CONFIG_KEY, json.dumps(_config_of(transformer)))
             _write_tensors(writer, tensors, gguf.GGMLQuantizationType[quantisation])
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
