@@ -31,6 +31,7 @@ from engine.domain import ClipRequest
 from engine.environment import available_cores
 from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
+from engine.models.acceleration import Shortcuts
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
 from engine.models.expert import Expert, fitting_base
@@ -63,10 +64,12 @@ class LocalBackend:
             for name, transformer in transformers.items()
             if transformer is not None
         ]
+        self._shortcuts = Shortcuts(preset, [expert.transformer for expert in self._experts], components.device)
         self._interrupted = threading.Event()
         # Twice a block, so that a stop does not wait for a step of several seconds.
+        check = torch.compiler.disable(self._check_interrupt) if preset.compile else self._check_interrupt
         self._hooks = [
-            module.register_forward_pre_hook(self._check_interrupt)
+            module.register_forward_pre_hook(check)
             for expert in self._experts
             for block in expert.transformer.blocks
             for module in (block.norm1, block.ffn)
@@ -82,20 +85,26 @@ class LocalBackend:
         """See `Backend.generate`. A clip that runs out of memory is tried again on lower tiers, where there are any."""
         self._interrupted.clear()
         hint = "Finished clips are safe. Close other programs or choose a smaller size, then resume."
+        placement = self.components.placement
+        if placement is not None and (moved := placement.prepare(request.resolution, request.num_frames)):
+            yield Notice(moved)
+        while self._shortcuts.notices:
+            yield Notice(self._shortcuts.notices.pop(0))
         for _ in range(MAX_TRIES):
             try:
                 yield from self._generate(request)
                 return
             except (MemoryError, RuntimeError) as err:
-                if not is_out_of_memory(err):
+                mended = self._shortcuts.fall_back(err)
+                if mended is None and not is_out_of_memory(err):
                     raise
             release_memory()  # outside the except block: its traceback holds the tensors of the failed try
-            placement = self.components.placement
-            lowered = placement.step_down() if placement is not None else None
-            if lowered is None:
+            if mended is None:
+                mended = placement.step_down() if placement is not None else None
+            if mended is None:
                 break
-            log.warning("clip %d ran out of memory: %s", request.index + 1, lowered)
-            yield Notice(lowered)
+            log.warning("clip %d is tried again: %s", request.index + 1, mended)
+            yield Notice(mended)
         raise out_of_memory(f"Clip {request.index + 1}", hint)
 
     @torch.inference_mode()  # on a generator it is left and entered again at every yield
@@ -111,9 +120,10 @@ class LocalBackend:
                 self.counters.lora_fusions += expert.use(loras)
         conditioning = self._prepare(request, variant, seconds)
         faults.hit("clip.encoded")
-        for step in clocked(self._denoise(request, conditioning, scales, variant), seconds, "denoise"):
-            latents = step.latents
-            yield self._step_done(request, step, seconds)
+        with self._shortcuts.for_clip(request.num_inference_steps):
+            for step in clocked(self._denoise(request, conditioning, scales, variant), seconds, "denoise"):
+                latents = step.latents
+                yield self._step_done(request, step, seconds)
         if not torch.isfinite(latents).all():
             raise GenerationError(
                 f"Clip {request.index + 1} broke down into numbers that are no picture.",
@@ -160,6 +170,8 @@ class LocalBackend:
         denoisers: dict[str, Denoiser] = {}
 
         def predict(latents: Tensor, sigma: float) -> Tensor:
+            faults.hit("clip.step.denoise")
+            self._shortcuts.at(sigma)
             expert = self._expert_at(sigma, variant)
             if expert.name not in denoisers:
                 denoisers.clear()  # the noise only falls: the other expert's work is done
@@ -176,10 +188,18 @@ class LocalBackend:
         return sample(predict, noise, sigmas, prediction=components.prediction)
 
     def _denoiser_kind(self) -> type[Denoiser]:
-        return ReusingDenoiser if self.components.device.type == "cpu" else PlainDenoiser
+        """On a CPU the one that does less work, unless hooks or shortcuts need the transformer's own forward."""
+        placement = self.components.placement
+        whole = placement is None or placement.tier == "resident"
+        reuses = self.components.device.type == "cpu" and whole and not self._shortcuts.need_own_forward
+        return ReusingDenoiser if reuses else PlainDenoiser
 
     def _evaluate(self, denoiser: Denoiser, model_input: Tensor, sigma: float, branches: list[int]) -> Iterable[Tensor]:
-        """The prediction of each of `branches` of guidance, float32, one pass at a time."""
+        """The prediction of each of `branches` of guidance, float32; one pass at a time, or all in one (`cfg`)."""
+        if self.preset.cfg == "batched" and len(branches) > 1 and isinstance(denoiser, PlainDenoiser):
+            self.counters.transformer_passes += 1
+            yield from (predicted.float() for predicted in denoiser.together(model_input, sigma, branches))
+            return
         for branch in branches:
             self.counters.transformer_passes += 1
             yield denoiser(model_input, sigma, branch).float()
@@ -208,6 +228,7 @@ class LocalBackend:
         """Let go of the components, which stay as they are. The backend cannot be used afterwards."""
         while self._hooks:
             self._hooks.pop().remove()
+        self._shortcuts.close()
 
     def close(self) -> None:
         """Free the model. The backend cannot be used afterwards."""
@@ -221,16 +242,25 @@ def load_components(preset: Preset, threads: int | None) -> Components:
     """The model of `preset`, ready to compute with `threads` CPU threads. Raises `OutOfMemory`, `ModelError`."""
     set_threads(threads)
     began = time.monotonic()
+    for lowered in range(MAX_TRIES):
+        components = load_or_nothing(preset, lowered)
+        if components is not None:
+            log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
+            return components
+        release_memory()
+        log.warning("memory ran out while %s was loaded", preset.name)
+    raise out_of_memory(f"The model “{preset.name}”", "Close other programs, or choose a smaller preset.")
+
+
+def load_or_nothing(preset: Preset, lowered: int) -> Components | None:
+    """The model of `preset`, `lowered` tiers below the one that fits; None when memory runs out."""
     try:
-        components = models.load(preset)
+        components = models.load(preset, lowered=lowered)
         faults.hit("model.loaded")
     except (MemoryError, RuntimeError) as err:
-        components = None
         if not is_out_of_memory(err):
             raise
-    if components is None:
-        raise out_of_memory(f"The model “{preset.name}”", "Close other programs, or choose a smaller preset.")
-    log.info("model %s loaded on %s in %.1f s", preset.name, components.device, time.monotonic() - began)
+        return None
     return components
 
 

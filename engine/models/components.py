@@ -13,7 +13,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from engine.config import Preset
-from engine.errors import BackendUnavailable
+from engine.domain import Resolution
+from engine.errors import BackendUnavailable, OutOfMemory
 from engine.models.folding import fold_for_cpu
 from engine.models.gguf_files import FusedLora
 from engine.models.lora import Lora, read_lora
@@ -39,6 +40,10 @@ class Placement(Protocol):
 
     def bring(self, expert: WanTransformer3DModel) -> None:
         """Make `expert` ready to compute; the other one may leave the device for it."""
+        ...
+
+    def prepare(self, resolution: Resolution, num_frames: int) -> str | None:
+        """Make room for clips of this size; says so in a sentence where another tier is needed for it."""
         ...
 
     def step_down(self) -> str | None:
@@ -77,18 +82,23 @@ class Components:
     note: str = ""
 
 
-def load(preset: Preset) -> Components:
-    """The components of `preset`. Raises `WeightsMissing`, `WeightsMismatch`, `BackendUnavailable`."""
+def load(preset: Preset, *, lowered: int = 0) -> Components:
+    """The components of `preset`. lowered: tiers below the one that would be chosen, after memory ran out on those.
+
+    Raises `WeightsMissing`, `WeightsMismatch`, `BackendUnavailable`, and `OutOfMemory` where no tier fits.
+    """
     transformers.utils.logging.disable_progress_bar()
     if preset.random_weights:
         from engine.models.untrained import load_random
 
-        return load_random(preset)
+        return load_random(preset, lowered=lowered)
     if preset.family == "pocket":
+        if lowered:
+            raise OutOfMemory(f"The model “{preset.name}” needs more memory than is free.", "Close other programs.")
         return _load_pocket(preset)
     from engine.models import wan
 
-    return wan.load_components(preset)
+    return wan.load_components(preset, lowered=lowered)
 
 
 def _load_pocket(preset: Preset) -> Components:

@@ -9,7 +9,7 @@ import math
 import re
 import string
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,18 +20,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from engine import tiers
 from engine.config import RANDOM_WEIGHTS, Preset
-from engine.environment import free_memory
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutOfMemory
 from engine.models import wan
 from engine.models.components import Components, device_of, dtype_of
 from engine.models.lora import MODULES_PER_BLOCK, Kind, Lora, LoraModule
+from engine.models.placement import Role, WanPlacement, machine_here, measure
 from engine.models.published import CLIP_VIT_H, EXPERTS, UMT5_XXL, WAN_VAE, Config
+from engine.tiers import Activations, Machine, ModelSizes
 
 log = logging.getLogger(__name__)
 EOS = "</s>"
-GIB = 2**30
-HOST_RESERVE = 6 * GIB  # Python, CUDA's libraries, frames of a clip, and what else the machine does
+ROLES: dict[str, Role] = {  # the parts in the order of their filling, the largest first
+    "transformer": "expert",
+    "low_noise_transformer": "expert",
+    "vae": "vae",
+    "text_encoder": "text",
+    "image_encoder": "image",
+}
+EXPERT_PARTS = {"high": "transformer", "low": "low_noise_transformer"}
 LORA_RANK = 128
 LORA_SIZE = 0.05  # of B beside A: a change of some percent, as training makes
 
@@ -171,19 +179,27 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 # ---- the published sizes, or what fits
 
 
-def load_random(preset: Preset, *, num_blocks: int | None = None) -> Components:
+def load_random(preset: Preset, *, num_blocks: int | None = None, lowered: int = 0) -> Components:
     """The components of `preset` with random weights, LoRAs included; no file is read.
 
-    num_blocks: of each transformer, at the published width; None takes as many as the machine holds.
+    num_blocks: of each transformer, at the published width; None takes as many as the machine holds. lowered: see
+    `components.load`.
     """
     wan.check_sequence_length(preset, takes_picture=preset.base == "wan2.1")
     device = device_of(preset)
     dtype = dtype_of(preset, device)
-    layout = fitting_layout(preset, device, dtype, num_blocks=num_blocks)
+    layout = fitting_layout(preset, machine_here(device), dtype, num_blocks=num_blocks)
     log.warning("%s is made of %s", preset.name, layout.note)
-    modules, weights = fill_modules(layout, dtype=dtype, values_on=device)
-    wan.check_parts(modules)
-    components = wan.assemble(modules, device=device, dtype=dtype)
+    modules = empty_modules(layout, dtype)
+    placement = None
+    if device.type == "cuda" or preset.tier != "auto":
+        placement = WanPlacement(preset, device, dtype, measured(modules), lowered=lowered)
+    elif lowered:
+        raise OutOfMemory(f"The model “{preset.name}” needs more memory than is free.", "Close other programs.")
+    weights = fill_modules(modules, values_on=device, placement=placement)
+    parts = wan.Modules(tokenizer=build_tokenizer(), **modules)
+    wan.check_parts(parts)
+    components = wan.assemble(parts, device=device, dtype=dtype, placement=placement)
     return replace(components, note=layout.note, base_weights=weights, read_lora=random_lora)
 
 
@@ -194,22 +210,20 @@ def published_layout(preset: Preset) -> Layout:
     return Layout(experts[0], UMT5_XXL, picture, WAN_VAE, num_experts=len(experts))
 
 
-def fitting_layout(
-    preset: Preset, device: torch.device, dtype: torch.dtype, *, num_blocks: int | None = None
-) -> Layout:
-    """The published layout where host memory holds all of it, else the same with fewer blocks.
+def fitting_layout(preset: Preset, machine: Machine, dtype: torch.dtype, *, num_blocks: int | None = None) -> Layout:
+    """The published layout where a tier holds it on `machine`, else the same with fewer blocks.
 
-    On a CPU, where a clip of the published size takes days: tiny parts; with `num_blocks`, so many blocks of the
+    Without a GPU, where a clip of the published size takes days: tiny parts; with `num_blocks`, so many blocks of the
     published width between them.
     """
     whole = published_layout(preset)
     of = int(whole.transformer["num_layers"])
     if num_blocks is not None and not 1 <= num_blocks <= of:
         raise ConfigError(f"{num_blocks} blocks were asked for.", f"“{preset.name}” has 1 to {of}.")
-    if device.type == "cpu":
+    if not machine.has_gpu:
         return _tiny_layout(whole) if num_blocks is None else _narrow_ends(whole, num_blocks)
     if num_blocks is None:
-        num_blocks = blocks_that_fit(whole, dtype, free_memory() - HOST_RESERVE)
+        num_blocks = blocks_that_fit(preset, machine, measured(empty_modules(whole, dtype)), of)
     if num_blocks == of:
         return whole
     if num_blocks < 1:
@@ -218,13 +232,20 @@ def fitting_layout(
     return replace(whole, transformer=transformer, reduced=f"stand-in, {num_blocks} of {of} blocks")
 
 
-def blocks_that_fit(layout: Layout, dtype: torch.dtype, free_bytes: int) -> int:
-    """How many blocks each transformer of `layout` may have, all parts together in host memory; below 0 if none."""
-    blocks = int(layout.transformer["num_layers"])
-    empty = list(empty_modules(layout).items())
-    total = sum(bytes_of(module, _dtype_of(name, dtype)) for name, module in empty)
-    by_block = sum(bytes_of(module.blocks[0], dtype) for name, module in empty if "transformer" in name)
-    return min(blocks, blocks - math.ceil((total - free_bytes) / by_block))
+def blocks_that_fit(preset: Preset, machine: Machine, sizes: ModelSizes, of: int) -> int:
+    """The most blocks that each transformer of these `sizes` may have for some tier to fit; 0 if none does."""
+    largest = max(preset.offered_resolutions(), key=lambda size: size.width * size.height)
+    work = Activations.of(largest, preset.num_frames, branches=preset.branches)
+    for num_blocks in range(of, 0, -1):
+        fewer = replace(sizes, expert=sizes.outside + num_blocks * sizes.block, expert_in_8_bits=None)
+        if tiers.choose(machine, sizes if num_blocks == of else fewer, work, asked=preset.tier).tier is not None:
+            return num_blocks
+    return 0
+
+
+def measured(modules: Mapping[str, nn.Module]) -> ModelSizes:
+    experts = [modules[name] for name in ("transformer", "low_noise_transformer") if name in modules]
+    return measure(experts, modules["vae"], modules["text_encoder"], modules.get("image_encoder"))
 
 
 def _tiny_layout(whole: Layout) -> Layout:
@@ -253,8 +274,11 @@ def _width(transformer: Config) -> int:
     return int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
 
 
-def empty_modules(layout: Layout) -> dict[str, nn.Module]:
-    """The modules of `layout` without weights: shapes and buffers only."""
+def empty_modules(layout: Layout, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The modules of `layout` without weights, by their names in `wan.Modules`: buffers, shapes and dtypes only.
+
+    Transformers and text encoder compute in `dtype`, but for what diffusers keeps in float32; VAE and CLIP in float32.
+    """
     with init_empty_weights():
         modules: dict[str, nn.Module] = {
             "transformer": WanTransformer3DModel(**layout.transformer),
@@ -266,38 +290,42 @@ def empty_modules(layout: Layout) -> dict[str, nn.Module]:
         if layout.num_experts == 2:
             modules["low_noise_transformer"] = WanTransformer3DModel(**layout.transformer)
     modules["text_encoder"].tie_weights()  # the stack has the embedding under a second name
+    kept = set(WanTransformer3DModel._keep_in_fp32_modules)
+    for part in ("transformer", "low_noise_transformer", "text_encoder"):
+        for name, parameter in modules[part].named_parameters() if part in modules else ():
+            if part == "text_encoder" or not kept & set(name.split(".")):
+                parameter.data = parameter.data.to(dtype)
     return modules
 
 
 def fill_modules(
-    layout: Layout, *, dtype: torch.dtype, values_on: torch.device
-) -> tuple[wan.Modules, dict[str, "RandomWeights"]]:
-    """The modules of `layout` in host memory, filled one parameter after the other, and the transformers' weights by
-    name ("high", "low"). values_on: the device that makes the numbers; a GPU takes seconds for 14B."""
-    modules, weights = empty_modules(layout), {}
-    for seed, (name, module) in enumerate(modules.items()):
-        weights[name] = RandomWeights(module, seed=seed, dtype=_dtype_of(name, dtype), device=values_on)
-        fill(module, weights[name])
-    experts = {"high": weights["transformer"]}
-    if "low_noise_transformer" in weights:
-        experts["low"] = weights["low_noise_transformer"]
-    return wan.Modules(tokenizer=build_tokenizer(), **modules), experts
+    modules: Mapping[str, nn.Module], *, values_on: torch.device, placement: WanPlacement | None = None
+) -> dict[str, "RandomWeights"]:
+    """Fill empty modules, one parameter after the other, each module where `placement` wants it before the next.
 
-
-def _dtype_of(part: str, dtype: torch.dtype) -> torch.dtype:
-    """Transformers and text encoder compute in `dtype`; VAE and CLIP in float32, as `wan` reads them."""
-    return torch.float32 if part in ("vae", "image_encoder") else dtype
+    Returns the weights of the experts, "high" and "low", to be had again. values_on: makes the numbers; a GPU takes
+    seconds for 14B.
+    """
+    home = values_on if placement is not None and placement.tier == "resident" else torch.device("cpu")
+    weights = {}
+    for seed, (name, role) in enumerate(ROLES.items()):
+        if name in modules:
+            weights[name] = RandomWeights(modules[name], seed=seed, device=values_on)
+            fill(modules[name], weights[name], home)
+            if placement is not None:
+                placement.settle(role, modules[name])
+    return {expert: weights[name] for expert, name in EXPERT_PARTS.items() if name in weights}
 
 
 class RandomWeights:
     """Numbers for the parameters of `module` by name: the same every time one is asked for.
 
-    Spread so that every layer keeps the size of what it is given; norms are near one. diffusers' float32 modules stay.
+    Spread so that every layer keeps the size of what it is given; norms are near one.
     """
 
-    def __init__(self, module: nn.Module, *, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, *, seed: int, device: torch.device) -> None:
         self.seed, self.device = seed, device
-        self.shapes = {name: (parameter.shape, kind) for name, parameter, kind in _with_dtypes(module, dtype)}
+        self.shapes = {name: (parameter.shape, parameter.dtype) for name, parameter in module.named_parameters()}
 
     def __call__(self, name: str) -> Tensor:
         shape, dtype = self.shapes[name]
@@ -313,25 +341,13 @@ class RandomWeights:
         return values.normal_(0, std, generator=generator)
 
 
-def fill(module: nn.Module, weights: RandomWeights) -> None:
-    """Give every parameter of `module`, which has none yet, its numbers in host memory."""
+def fill(module: nn.Module, weights: RandomWeights, home: torch.device) -> None:
+    """Give every parameter of `module`, which has none yet, its numbers on `home`."""
     for name in weights.shapes:
         parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, nn.Parameter(weights(name).cpu(), requires_grad=False))
+        setattr(module.get_submodule(parent), leaf, nn.Parameter(weights(name).to(home), requires_grad=False))
     if hasattr(module, "tie_weights"):
         module.tie_weights()
-    module.eval()
-
-
-def bytes_of(module: nn.Module, dtype: torch.dtype) -> int:
-    return sum(parameter.numel() * kind.itemsize for _, parameter, kind in _with_dtypes(module, dtype))
-
-
-def _with_dtypes(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, nn.Parameter, torch.dtype]]:
-    """Each parameter, its name and the dtype in which diffusers loads it: some modules stay in float32."""
-    kept = set(WanTransformer3DModel._keep_in_fp32_modules) if isinstance(module, WanTransformer3DModel) else set()
-    for name, parameter in module.named_parameters():
-        yield name, parameter, torch.float32 if kept & set(name.split(".")) else dtype
 
 
 def random_lora(path: Path, transformer: WanTransformer3DModel, *, kind: Kind = "svi") -> Lora:

@@ -24,11 +24,11 @@ from engine.config import Preset
 from engine.diffusion.preview import fit_preview
 from engine.errors import ConfigError, WeightsMismatch, WeightsMissing
 from engine.models.components import Components, device_of, dtype_of
-from engine.models.folding import fold_for_cpu
 from engine.models.gguf_files import FusedLora, load_gguf, read_fused
 from engine.models.mapped import MappedWeights
 from engine.models.original import is_original, load_original
-from engine.models.placement import place
+from engine.models.placement import Role, WanPlacement, make_ready
+from engine.tiers import sizes_of
 
 PICTURE_SEQUENCE_LENGTH = 512
 Model = TypeVar("Model", bound=nn.Module)
@@ -74,7 +74,7 @@ class WanText:
             truncation=True,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.encoder.device)
+        ).to(self.device)
         hidden = self.encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return (hidden * tokens.attention_mask[..., None]).to(self.device)
 
@@ -116,22 +116,37 @@ class Modules:
     def transformers(self) -> tuple[WanTransformer3DModel, ...]:
         return tuple(expert for expert in (self.transformer, self.low_noise_transformer) if expert is not None)
 
+    def by_role(self) -> list[tuple[Role, nn.Module]]:
+        """The parts that are there, each with what it is to the placement."""
+        others = (("vae", self.vae), ("text", self.text_encoder), ("image", self.image_encoder))
+        experts = [("expert", expert) for expert in self.transformers]
+        return experts + [(role, module) for role, module in others if module is not None]
 
-def load_components(preset: Preset) -> Components:
-    """Load every part that the transformer's configuration calls for. Parts that do not fit each other are refused."""
+
+def load_components(preset: Preset, *, lowered: int = 0) -> Components:
+    """Load every part that the transformer's configuration calls for. Parts that do not fit each other are refused.
+
+    lowered: see `components.load`.
+    """
     device = device_of(preset)
     dtype = dtype_of(preset, device)
-    modules = read_modules(preset, dtype)
+    folder, transformer = preset.path(preset.model), preset.component("transformer")
+    if not (transformer.is_file() or (folder.is_dir() and is_original(folder))):
+        existing(transformer)
+    placement = WanPlacement(preset, device, dtype, sizes_of(preset), lowered=lowered)
+    modules = read_modules(preset, dtype, placement)
     check_sequence_length(preset, takes_picture=modules.image_encoder is not None)
     check_base(preset, modules)
     check_parts(modules)
-    return replace(
-        assemble(modules, device=device, dtype=dtype), base_weights=base_weights(preset), held_loras=held_loras(preset)
-    )
+    components = assemble(modules, device=device, dtype=dtype, placement=placement)
+    return replace(components, base_weights=base_weights(preset), held_loras=held_loras(preset))
 
 
-def read_modules(preset: Preset, dtype: torch.dtype) -> Modules:
-    """The parts, in upstream's layout or diffusers'. Whatever scheduler a checkpoint names is left unread."""
+def read_modules(preset: Preset, dtype: torch.dtype, placement: WanPlacement) -> Modules:
+    """The parts, in upstream's layout or diffusers'. Whatever scheduler a checkpoint names is left unread.
+
+    Each part of diffusers layout is put in its place before the next is read, the largest first.
+    """
     folder = preset.path(preset.model)
     if folder.is_dir() and is_original(folder):
         if own := [name for name, path in preset.components.model_dump().items() if path]:
@@ -140,16 +155,19 @@ def read_modules(preset: Preset, dtype: torch.dtype) -> Modules:
                 "That folder has upstream's layout: give the model in diffusers layout to replace parts of it.",
             )
         return Modules(**vars(load_original(folder, dtype=dtype)))
-    transformer = read_transformer(preset.component("transformer"), dtype)
-    low_noise, picture = preset.component("transformer_2"), preset.component("image_encoder")
+    settle, part = placement.settle, preset.component
+    transformer = settle("expert", read_transformer(part("transformer"), dtype))
+    has_two = part("transformer_2").exists()
     takes_picture = transformer.config.image_dim is not None
     return Modules(
         transformer=transformer,
-        vae=read(AutoencoderKLWan, preset.component("vae"), torch.float32),
-        text_encoder=read(UMT5EncoderModel, preset.component("text_encoder"), dtype),
-        tokenizer=read_tokenizer(preset.component("tokenizer")),
-        image_encoder=read(CLIPVisionModel, picture, torch.float32) if takes_picture else None,
-        low_noise_transformer=read_transformer(low_noise, dtype) if low_noise.exists() else None,
+        low_noise_transformer=settle("expert", read_transformer(part("transformer_2"), dtype)) if has_two else None,
+        vae=settle("vae", read(AutoencoderKLWan, part("vae"), torch.float32)),
+        text_encoder=settle("text", read(UMT5EncoderModel, part("text_encoder"), dtype)),
+        tokenizer=read_tokenizer(part("tokenizer")),
+        image_encoder=settle("image", read(CLIPVisionModel, part("image_encoder"), torch.float32))
+        if takes_picture
+        else None,
     )
 
 
@@ -174,19 +192,20 @@ def held_loras(preset: Preset) -> dict[str, tuple[FusedLora, ...]]:
     return {name: read_fused(file) for name, file in files.items() if file.suffix == ".gguf"}
 
 
-def assemble(modules: Modules, *, device: torch.device, dtype: torch.dtype) -> Components:
-    """Components made of loaded modules, which are placed on `device` and, on a CPU, set up for it."""
-    for module in (*modules.transformers, modules.vae, modules.text_encoder, modules.image_encoder):
-        if module is not None:
-            module.eval().requires_grad_(False)
-    place(modules.transformer, modules.vae, modules.text_encoder, modules.image_encoder, device)
-    if device.type == "cpu":
-        for module in (*modules.transformers, modules.vae):
-            fold_for_cpu(module)
+def assemble(
+    modules: Modules, *, device: torch.device, dtype: torch.dtype, placement: WanPlacement | None = None
+) -> Components:
+    """Components made of loaded modules, each where `placement` wants it; without one, all of them on `device`."""
+    for role, module in modules.by_role():
+        if placement is not None:
+            placement.settle(role, module)
+        else:
+            make_ready(role, module, device).to(device)
     codec = WanCodec(modules.vae)
     return Components(
         transformer=modules.transformer,
         low_noise_transformer=modules.low_noise_transformer,
+        placement=placement,
         codec=codec,
         encode_text=WanText(modules.tokenizer, modules.text_encoder, device),
         encode_image=WanImage(modules.image_encoder) if modules.image_encoder is not None else None,
