@@ -161,13 +161,15 @@ class Member(LocalBackend):
         predicted: list[Tensor] = []
         error: Exception | None = None
         try:
-            predicted = list(super()._evaluate(denoiser, model_input, sigma, own))
+            predicted = [branch.contiguous() for branch in super()._evaluate(denoiser, model_input, sigma, own)]
+            gathered = [torch.empty_like(predicted[0]) for _ in range(num_groups)]  # here memory may still run out
         except Exception as err:
             error = err
         self._settle(error)
         if num_groups == 1:
             return predicted
-        return self._ranks.gather(predicted[0], self._branch_groups[self._layout])
+        self._ranks.gather(predicted[0], gathered, self._branch_groups[self._layout])
+        return gathered
 
     def _begin_step(self) -> None: ...
 

@@ -82,13 +82,10 @@ class Ranks:
         with losses_noticed(self):
             return init_device_mesh(device.type, shape, mesh_dim_names=("guidance", "ring", "ulysses"))
 
-    def gather(self, own: torch.Tensor, group: dist.ProcessGroup) -> list[torch.Tensor]:
-        """The tensors of all ranks of `group`, which have the shape and dtype of `own`."""
-        own = own.contiguous()
-        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    def gather(self, own: torch.Tensor, into: list[torch.Tensor], group: dist.ProcessGroup) -> None:
+        """Fill `into` with the tensors of all ranks of `group`, which have the shape and dtype of `own`."""
         with losses_noticed(self):
-            dist.all_gather(gathered, own, group=group)
-        return gathered
+            dist.all_gather(into, own, group=group)
 
     def leave(self) -> None:
         """Let go of the others."""

@@ -32,9 +32,18 @@ def share_tokens(transformer: WanTransformer3DModel, sharing: Sharing | None) ->
     plan = {name: parts for name, parts in transformer._cp_plan.items() if name}  # "": timesteps of single tokens
     remove_context_parallel(transformer, plan)
     if sharing is not None:
-        kernel, _ = _AttentionBackendRegistry.get_active_backend()
-        if not _AttentionBackendRegistry._is_context_parallel_available(kernel):
-            raise BackendUnavailable(f"The attention kernel “{kernel.value}” cannot share tokens among GPUs.")
+        check_kernel(transformer)
         apply_context_parallel(transformer, sharing.context_parallel_config, plan)
     for block in transformer.blocks:
         block.attn1.processor._parallel_config = sharing
+
+
+def check_kernel(transformer: WanTransformer3DModel) -> None:
+    """Raise `BackendUnavailable` for an attention kernel that would look at this rank's tokens only."""
+    kernel = transformer.blocks[0].attn1.processor._attention_backend
+    if kernel is None:
+        kernel, _ = _AttentionBackendRegistry.get_active_backend()
+    if not _AttentionBackendRegistry._is_context_parallel_available(kernel):
+        raise BackendUnavailable(
+            f"The attention kernel “{kernel.value}” cannot share tokens among GPUs.", "Set `attention: native`."
+        )

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,17 +18,19 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from diffusers.models.attention_dispatch import AttentionBackendName
 
-from engine import faults
+from engine import cli, faults
 from engine.backends.base import Interrupted
 from engine.backends.local import LocalBackend
 from engine.backends.parallel import Exit, Layout, ParallelBackend, check_devices, layout
 from engine.backends.ranks import Ranks
-from engine.config import ROOT
+from engine.config import ROOT, VariantPreset
 from engine.domain import Resolution
 from engine.errors import BackendUnavailable, GenerationError, OutOfMemory, WeightsMismatch
 from engine.models.untrained import WanSize, build
 from tests.engine.backends.contract import BackendContract, frames_of
+from tests.engine.backends.test_local import lora_file
 from tests.engine.models.tiny import PRO, write_tiny_wan, write_tiny_wan22
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -100,6 +103,28 @@ LEADER = """
     print(backend.info.device, follower.pid, sep="\\n", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+SHARING_LEADER = """
+    import pickle, sys
+    from dataclasses import replace
+    from datetime import timedelta
+    import torch.distributed as dist
+    from engine.backends.parallel import Exit, ParallelBackend
+    from engine.backends.ranks import Ranks
+    from engine.config import load_preset
+    from engine.errors import OutOfMemory
+
+    preset, request = load_preset(sys.argv[1]), pickle.load(open(sys.argv[2], "rb"))
+    ranks = Ranks(0, 2, store=dist.FileStore(sys.argv[3], 2), work=timedelta(seconds=5))
+    backend = ParallelBackend.open_among(ranks, preset, threads=1)
+    for prompt in ("no memory in a pass", "a second one"):
+        try:
+            list(backend.generate(replace(request, prompt=prompt)))
+        except OutOfMemory as err:
+            print(err.message)
+    backend.close()
+    ranks.do(ranks.tell, Exit(0))
+    ranks.leave()
+"""
 pytestmark = pytest.mark.filterwarnings("ignore:.*all_gather_tensor.*:FutureWarning")  # diffusers'
 
 
@@ -133,6 +158,9 @@ def both(request, pair, tiny_preset, tmp_path_factory):
         case "three heads":
             preset = write_tiny_wan(tmp_path_factory.mktemp("three"))
             build(WanSize(num_heads=3)).transformer.save_pretrained(preset.component("transformer"))
+        case "a LoRA":
+            lora = lora_file(preset.folder / "film.safetensors", build(WanSize()).transformer, 0)
+            preset = preset.model_copy(update={"variants": {"film": VariantPreset(lora=lora)}})
         case "second try":
             with faults.injected("model.loaded:oom"), pytest.raises(OutOfMemory, match="The model “tiny” needs more"):
                 ParallelBackend.open_among(ranks, preset, threads=1)
@@ -222,6 +250,14 @@ def test_without_guidance_each_rank_holds_half_of_the_tokens(both, clip_request)
         frames_of(both[1], clip_request(guidance_scale=guidance_scale, num_inference_steps=1))
     hook.remove()
     assert seen == [12, 6, 12]
+
+
+@with_model("a LoRA")
+def test_each_rank_fuses_the_lora_for_itself(both, clip_request):
+    assert equal(both, clip_request())
+    assert equal(both, clip_request(lora_strength=0.0))
+    changed, base = (frames_of(both[1], clip_request(lora_strength=strength)) for strength in (1.0, 0.0))
+    assert not np.array_equal(changed, base)
 
 
 @with_model("two experts")
@@ -321,6 +357,18 @@ def test_heads_that_cannot_be_shared_are_refused_and_guidance_still_runs(both, c
 
 
 @with_model("tiny")
+def test_an_attention_kernel_that_would_see_half_of_the_tokens_is_refused(both, clip_request):
+    processors = [block.attn1.processor for block in both[1].components.transformer.blocks]
+    for processor in processors:
+        processor._attention_backend = AttentionBackendName.FLEX
+    with pytest.raises(BackendUnavailable, match=r"“flex” cannot share tokens among GPUs\. Set `attention: native`\."):
+        frames_of(both[1], clip_request(guidance_scale=1.0))
+    for processor in processors:
+        processor._attention_backend = None
+    assert equal(both, clip_request(guidance_scale=1.0))
+
+
+@with_model("tiny")
 def test_tokens_that_cannot_be_shared_are_refused(both, clip_request):
     size = {"resolution": Resolution(16, 48), "num_frames": 9}
     pictures = np.zeros((2, 48, 16, 3), np.uint8)
@@ -404,3 +452,116 @@ def test_a_follower_that_was_killed_is_named_and_opening_anew_mends_it(preset_fi
     assert messages == [sentence, sentence]
     assert is_gone(int(pid))
     assert len(frames) == 9
+
+
+@pytest.mark.slow
+def test_a_pass_broken_off_while_tokens_are_shared_is_named_and_the_model_must_be_opened_anew(
+    preset_file, clip_request, tmp_path
+):
+    """Gloo waits for the other's tokens until its time is up; NCCL waits on the GPU, so that the word comes first."""
+    scripts = {"follower.py": FOLLOWER, "leader.py": SHARING_LEADER}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    (tmp_path / "request.pickle").write_bytes(pickle.dumps(clip_request(guidance_scale=1.0)))
+    follower, leader = (
+        launched(tmp_path / "follower.py", tmp_path / "store", tmp_path / "report.jsonl"),
+        launched(
+            *(tmp_path / "leader.py", preset_file, tmp_path / "request.pickle", tmp_path / "store"),
+            stdout=subprocess.PIPE,
+            text=True,
+        ),
+    )
+    printed, _ = leader.communicate(timeout=240)
+    assert printed.splitlines() == [
+        "Clip 1 needs more memory than is free on process 2 of 2.",
+        "Clip 1 stopped: the processes have lost one another, as a rule for lack of memory.",
+    ]
+    assert (leader.returncode, follower.wait(60)) == (0, 0)
+
+
+def ranks_of(size, *arguments):
+    """`python -m engine` with these arguments as torch.distributed.run starts it, without its watching over them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(size)}
+    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(command, env=ENVIRONMENT | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **pipes)
+        for rank in range(size)
+    ]
+
+
+def ended(processes):
+    """(exit code, standard output, errors) of each."""
+    said = [process.communicate(timeout=240) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+def tails(folder):
+    """The frames that every take of a film hands on."""
+    takes = sorted(folder.glob("takes/*/tail/*.png"))
+    return {(file.parent.parent.name, file.name): file.read_bytes() for file in takes}
+
+
+@pytest.fixture
+def film_alone(tiny_preset, picture, tmp_path):
+    """Arguments of `generate` for a film of two clips, and the film that one process makes of them."""
+    arguments = ["generate", "--image", picture, "--prompt", "fog", "--clips", "2"]
+    arguments += ["--preset", tiny_preset.folder / "tiny.yaml"]
+    assert cli.main([*map(str, arguments), "--project", str(tmp_path / "alone")]) == 0
+    return arguments, tails(tmp_path / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_rank_0_makes_the_film_of_one_process_and_the_others_are_silent(film_alone, tmp_path, size):
+    """Of four ranks, two share the tokens of each branch."""
+    arguments, expected = film_alone
+    first, *others = ended(ranks_of(size, *arguments, "--project", tmp_path / "together"))
+    assert first[0] == 0, first[2]
+    assert "Done: 2 clips." in first[1]
+    assert others == [(0, "", "")] * (size - 1)
+    assert tails(tmp_path / "together") == expected and len(expected) == 10
+
+
+@pytest.mark.slow
+def test_torch_distributed_run_starts_it(film_alone, tmp_path):
+    arguments, expected = film_alone
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "engine"]
+    process = launched(
+        *launcher, *arguments, "--project", tmp_path / "together", stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    [(code, printed, _)] = ended([process])
+    assert code == 0
+    assert printed.count("Done: 2 clips.") == 1
+    assert tails(tmp_path / "together") == expected
+
+
+@pytest.mark.slow
+def test_bad_input_ends_every_rank_with_2_and_is_said_once(film_alone, tmp_path):
+    (code, _, errors), follower = ended(ranks_of(2, *film_alone[0], "--project", tmp_path / "new", "--seed", "-1"))
+    assert code == 2 and "The seed must be a whole number" in errors
+    assert follower == (2, "", "")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_every_rank_with_130(film_alone, tmp_path):
+    processes = ranks_of(2, *film_alone[0], "--project", tmp_path / "new", "--steps", "200")
+    while "step 3 of 200" not in processes[0].stdout.readline():
+        assert processes[0].poll() is None
+    for process in processes:  # as a terminal does
+        process.send_signal(signal.SIGINT)
+    (code, _, errors), follower = ended(processes)
+    assert code == 130 and "Cancelled. Finished clips are safe." in errors
+    assert follower == (130, "", "")
+
+
+@pytest.mark.slow
+def test_a_follower_ends_by_itself_when_its_leader_was_killed(film_alone, tmp_path):
+    processes = ranks_of(2, *film_alone[0], "--project", tmp_path / "new", "--steps", "200")
+    while "step 3 of 200" not in processes[0].stdout.readline():
+        assert processes[0].poll() is None
+    processes[0].kill()
+    assert [code for code, _, _ in ended(processes)] == [-signal.SIGKILL, 1]
