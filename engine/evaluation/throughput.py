@@ -19,11 +19,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from engine.backends.base import ClipResult
+from engine.backends.base import ClipResult, Notice
 from engine.backends.local import LocalBackend
 from engine.config import RANDOM_WEIGHTS, Preset
 from engine.domain import ClipRequest, Resolution
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutOfMemory
 from engine.evaluation.speed import LARGEST_GROWTH, LARGEST_SPREAD, colour_blobs, make_request
 from engine.evaluation.step_ways import (
     EAGER,
@@ -42,6 +42,7 @@ from engine.evaluation.step_ways import (
 from engine.models import components as models
 from engine.models import untrained
 from engine.models.components import Components, VideoCodec
+from engine.models.placement import WHOLE
 from engine.models.published import EXPERTS
 from engine.training.footprint import LatentShape, measure
 
@@ -102,7 +103,12 @@ def run(
     preset = preset.model_copy(update={"num_frames": setting.num_frames, "resolutions": (shape,)})
     random = preset.random_weights
     components = untrained.load_random(preset, num_blocks=num_blocks) if random else models.load(preset)
-    return measured(components, preset, setting, compile_blocks=compile_blocks, quick=quick)
+    try:
+        return measured(components, preset, setting, compile_blocks=compile_blocks, quick=quick)
+    except torch.OutOfMemoryError as err:
+        raise OutOfMemory(
+            "A step of this size needs more GPU memory than is free.", "Measure fewer --blocks or a smaller --size."
+        ) from err
 
 
 def setting_of(
@@ -120,22 +126,23 @@ def measured(
 ) -> dict:
     """The report on a loaded model."""
     clock, transformer, device = Clock(components.device), components.transformer, components.device
-    if components.placement is not None:
-        components.placement.bring(transformer)
-    resident = next(transformer.blocks[0].parameters()).device.type == device.type
+    placement = components.placement
+    tier = placement.tier if placement is not None else "resident"
+    if placement is not None:
+        placement.bring(transformer)
     work, step = step_work(transformer.config, setting.latents), Step(components, setting.latents)
     ceiling = measure_ceiling(components, setting.latents, clock)
     ways = ways_of(transformer, device, compile_blocks=compile_blocks)
     rows = measure_ways(ways[:1] if quick else ways, step, clock, work, ceiling)
     made = make_clips(components, preset, setting, clock)
-    if resident and not quick:
+    if tier in WHOLE and not quick:
         rows.append(measure_streaming(components, step, clock, work, ceiling))
     report = {
         "preset": preset.name,
         "weights": components.note or "from the preset's files",
         "device": torch.cuda.get_device_name(device) if clock.on_gpu else "CPU",
         "dtype": str(components.dtype).removeprefix("torch."),
-        "placement": components.placement.tier if components.placement else "resident" if resident else STREAMED,
+        "tier": tier,
         "dry_run": setting.dry,
         "published_size": has_published_size(components, preset),
         "clip": asdict(setting) | {"tokens": measure(transformer.config, None).num_tokens(setting.latents)},
@@ -239,20 +246,22 @@ def make_clips(components: Components, preset: Preset, setting: Setting, clock: 
     )
     backend = LocalBackend(watched, preset)
     rows: list[Counter[str]] = []
+    notices: list[str] = []
     peaks: dict[int, float] = {}
     request, memory = first_request(preset, setting), Memory(clock)
     try:
         with watch.passes(components.transformer, components.low_noise_transformer):
             for number in range(1, setting.clips + 1):
-                result, phases = make_clip(backend, request, watch)
+                result, phases, said = make_clip(backend, request, watch)
                 rows.append(phases)
+                notices += said
                 if number in (*MEMORY_MARKS, setting.clips):
                     peaks[number] = round(memory.read(), 3)
                 request = next_request(preset, request, result)
     finally:
         backend.release()
         gc.collect()
-    return summary(rows, setting.steps) | {"memory_gb": peaks}
+    return summary(rows, setting.steps) | {"memory_gb": peaks, "notices": notices}
 
 
 def first_request(preset: Preset, setting: Setting) -> ClipRequest:
@@ -278,19 +287,24 @@ def next_request(preset: Preset, request: ClipRequest, result: ClipResult) -> Cl
     return replace(made, overlap=shared, tail_latents=result.tail_latents, **kept)
 
 
-def make_clip(backend: LocalBackend, request: ClipRequest, watch: Stopwatch) -> tuple[ClipResult, Counter[str]]:
-    """The clip, and the seconds of its phases; what belongs to none of them is "other", as fusing a LoRA."""
+def make_clip(
+    backend: LocalBackend, request: ClipRequest, watch: Stopwatch
+) -> tuple[ClipResult, Counter[str], list[str]]:
+    """The clip, the seconds of its phases, and what was said meanwhile. What belongs to no phase is "other", as fusing
+    a LoRA or a first try that ran out of memory."""
     watch.seconds.clear()
-    began, result = watch.clock(), None
+    began, result, notices = watch.clock(), None, []
     for item in backend.generate(request):
         result = item
+        if isinstance(item, Notice):
+            notices.append(item.text)
     ended = watch.clock()
     assert isinstance(result, ClipResult)
     phases = Counter(watch.seconds)
     phases["denoise"] = watch.decoding - watch.prepared  # the passes of the transformer are a part of it
     phases["uint8"] = ended - watch.decoded
     phases["other"] = ended - began - total(phases)
-    return result, phases
+    return result, phases, notices
 
 
 def total(phases: Mapping[str, float]) -> float:
@@ -381,7 +395,7 @@ def table(report: Mapping) -> str:
     """The report for people."""
     clip, resolution, unit = report["clip"], report["clip"]["resolution"], "CPU s" if report["dry_run"] else "s"
     lines = [
-        f"{report['preset']}: {report['weights']}. {report['device']}, {report['dtype']}, {report['placement']}.",
+        f"{report['preset']}: {report['weights']}. {report['device']}, {report['dtype']}, {report['tier']}.",
         f"{resolution['width']}×{resolution['height']}, {clip['num_frames']} frames, {clip['tokens']:,} tokens; "
         f"{report['step_tflop']:,.4g} TFLOP a CFG step.",
     ]
@@ -421,6 +435,7 @@ def _clip_lines(report: Mapping, unit: str) -> list[str]:
         f"A clip of {report['clip']['steps']} steps in {unit}: {phases}.",
         f"The first one, with all that is done once: {report['first_clip_s']:.4g}.",
         f"Outside the transformer, at {STEPS_OF_A_CLIP} steps: {found if outside is None else f'{outside:.1%}'}.",
+        *report["notices"],
         f"{kind}: " + ", ".join(f"{gb:.2f} GB at clip {mark}" for mark, gb in report["memory_gb"].items()) + ".",
     ]
 

@@ -13,19 +13,20 @@ from engine.models import components
 from engine.models.attention import PlainDenoiser
 from engine.models.lora import LoraSlot
 from engine.models.untrained import (
-    RandomWeights,
     WanSize,
     blocks_that_fit,
     empty_modules,
     fill_modules,
     fitting_layout,
     layout_of,
+    measured,
     published_layout,
     random_lora,
 )
+from engine.tiers import WAN_21, WAN_22, Machine
 from tests.engine.models.tiny import PRESET, PRO, TWO_EXPERTS
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GB = torch.device("cpu"), 10**9
 LORAS = """\
 variants:
   film: {lora: missing/own.safetensors, extra_loras: [{lora: missing/style.safetensors, strength: 0.5}]}
@@ -47,8 +48,18 @@ def without_files(tmp_path):
     return load
 
 
-def whole(base: str = "svi-1"):
-    return published_layout(load_preset(base, random_weights=True))
+def published(preset: str = "svi-1"):
+    return empty_modules(published_layout(load_preset(preset)), torch.bfloat16)
+
+
+def filled(layout, dtype=torch.float32):
+    """The modules of `layout` with numbers, and the weights of the experts to be had again."""
+    modules = empty_modules(layout, dtype)
+    return modules, fill_modules(modules, values_on=CPU)
+
+
+def gpu(vram_gb: float, ram_gb: float) -> Machine:
+    return Machine("a GPU", "cuda", int(ram_gb * GB), int(vram_gb * GB), int(vram_gb * GB))
 
 
 def count(module) -> int:
@@ -56,7 +67,7 @@ def count(module) -> int:
 
 
 def test_the_published_parts_have_their_published_sizes():
-    parts = {name: count(module) for name, module in empty_modules(whole()).items()}
+    parts = {name: count(module) for name, module in published().items()}
     assert parts == {
         "transformer": 16_394_878_784,
         "vae": 126_892_531,
@@ -66,7 +77,7 @@ def test_the_published_parts_have_their_published_sizes():
 
 
 def test_wan_22_has_two_experts_and_no_picture():
-    parts = empty_modules(whole("svi-2-wan22"))
+    parts = published("svi-2-wan22")
     assert "image_encoder" not in parts
     high, low = parts["transformer"], parts["low_noise_transformer"]
     assert high.config.image_dim is None and high.config.in_channels == 36
@@ -74,7 +85,7 @@ def test_wan_22_has_two_experts_and_no_picture():
 
 
 def test_the_vae_has_wans_normalisation():
-    config = empty_modules(whole())["vae"].config
+    config = published()["vae"].config
     assert list(config.latents_mean) == SVI_MEAN
     assert len(config.latents_std) == config.z_dim == 16
     assert (config.scale_factor_spatial, config.scale_factor_temporal) == (8, 4)
@@ -83,11 +94,11 @@ def test_the_vae_has_wans_normalisation():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_activations_stay_finite_and_alive_through_forty_blocks(dtype):
-    modules, _ = fill_modules(layout_of(WanSize(num_layers=40)), dtype=dtype, values_on=CPU)
+    modules, _ = filled(layout_of(WanSize(num_layers=40)), dtype)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randn(1, 512, 32, generator=generator).to(dtype) for _ in range(2)]
     picture = torch.randn(1, 17, 4, generator=generator).to(dtype)
-    denoise = PlainDenoiser(modules.transformer, prompts, picture)
+    denoise = PlainDenoiser(modules["transformer"], prompts, picture)
     noisy = torch.randn(1, 36, 3, 8, 8, generator=generator).to(dtype)
     output = denoise(noisy, 0.7, 0).float()
     assert torch.isfinite(output).all()
@@ -97,18 +108,21 @@ def test_activations_stay_finite_and_alive_through_forty_blocks(dtype):
 
 
 def test_weights_lie_in_the_dtypes_that_diffusers_loads_them_in():
-    modules, _ = fill_modules(layout_of(WanSize()), dtype=torch.bfloat16, values_on=CPU)
-    block = modules.transformer.blocks[0]
-    assert block.attn1.to_q.weight.dtype == modules.text_encoder.dtype == torch.bfloat16
+    modules, _ = filled(layout_of(WanSize()), torch.bfloat16)
+    block = modules["transformer"].blocks[0]
+    assert block.attn1.to_q.weight.dtype == modules["text_encoder"].dtype == torch.bfloat16
     assert block.norm2.weight.dtype == block.scale_shift_table.dtype == torch.float32
-    assert modules.vae.dtype == modules.image_encoder.dtype == torch.float32
-    everything = (modules.transformer, modules.vae, modules.text_encoder, modules.image_encoder)
-    assert not any(tensor.is_meta for module in everything for tensor in (*module.parameters(), *module.buffers()))
+    assert modules["vae"].dtype == modules["image_encoder"].dtype == torch.float32
+    assert not any(tensor.is_meta for part in modules.values() for tensor in (*part.parameters(), *part.buffers()))
 
 
-@pytest.mark.parametrize(
-    "text", [PRESET + LORAS, TWO_EXPERTS.replace("  film: {method: svi-2.0-wan2.2}\n", TWO_LORAS), PRO]
-)
+def test_the_memory_tiers_count_the_same_bytes():
+    """`tiers` holds the sizes of the published models as figures."""
+    assert measured(published("svi-1")) == WAN_21
+    assert measured(published("svi-2-pro")) == WAN_22
+
+
+@pytest.mark.parametrize("text", [PRESET + LORAS, TWO_LORAS, PRO])
 def test_every_base_runs_without_a_file_and_says_so(without_files, clip_request, text):
     preset = without_files(text)
     assert [path.name for path in preset.folder.iterdir()] == ["tiny.yaml"]
@@ -134,8 +148,8 @@ def test_only_the_flag_makes_random_weights(without_files):
 
 
 def test_weights_can_be_had_again_bit_for_bit_after_a_lora():
-    modules, weights = fill_modules(layout_of(WanSize()), dtype=torch.bfloat16, values_on=CPU)
-    transformer = modules.transformer
+    modules, weights = filled(layout_of(WanSize()), torch.bfloat16)
+    transformer = modules["transformer"]
     before = {name: parameter.clone() for name, parameter in transformer.named_parameters()}
     slot = LoraSlot(transformer, weights["high"])
     slot.fuse([(random_lora(Path("own.safetensors"), transformer), 1.0)])
@@ -148,38 +162,42 @@ def test_weights_can_be_had_again_bit_for_bit_after_a_lora():
     assert all(torch.equal(parameter, before[name]) for name, parameter in transformer.named_parameters())
 
 
-def test_the_two_experts_differ_and_equal_seeds_do_not():
-    modules, _ = fill_modules(
-        replace(layout_of(WanSize(), takes_picture=False), image=None, num_experts=2),
-        dtype=torch.float32,
-        values_on=CPU,
-    )
+def test_the_two_experts_differ():
+    layout = replace(layout_of(WanSize(), takes_picture=False), image=None, num_experts=2)
+    modules, weights = filled(layout)
     name = "blocks.0.attn1.to_q.weight"
-    high, low = (expert.get_parameter(name) for expert in modules.transformers)
-    assert not torch.equal(high, low)
-    again = RandomWeights(modules.transformer, seed=0, dtype=torch.float32, device=CPU)
-    assert torch.equal(again(name), high)
+    assert not torch.equal(weights["high"](name), weights["low"](name))
+    assert torch.equal(weights["low"](name), modules["low_noise_transformer"].get_parameter(name))
 
 
 def test_a_cpu_gets_a_stand_in_and_blocks_of_the_published_width_when_asked():
-    preset = load_preset("svi-1", random_weights=True)
-    tiny = fitting_layout(preset, CPU, torch.float32)
+    preset, cpu = load_preset("svi-1"), Machine("a CPU", "cpu", 24 * GB)
+    tiny = fitting_layout(preset, cpu, torch.float32)
     assert tiny.note == f"{RANDOM_WEIGHTS} (stand-in, 2 of 40 blocks, 24 wide instead of 5120)"
-    wide = fitting_layout(preset, CPU, torch.float32, num_blocks=1)
+    wide = fitting_layout(preset, cpu, torch.float32, num_blocks=1)
     assert wide.note == f"{RANDOM_WEIGHTS} (stand-in, 1 of 40 blocks, tiny encoders and VAE)"
-    parts = {name: 4 * count(module) for name, module in empty_modules(wide).items()}
+    parts = {name: 4 * count(module) for name, module in empty_modules(wide, torch.float32).items()}
     assert 2.4e9 < parts.pop("transformer") < 2.8e9
     assert sum(parts.values()) < 0.2e9
     for blocks in (0, 41):
         with pytest.raises(ConfigError, match="has 1 to 40"):
-            fitting_layout(preset, CPU, torch.float32, num_blocks=blocks)
+            fitting_layout(preset, cpu, torch.float32, num_blocks=blocks)
 
 
-def test_blocks_are_left_out_where_memory_is_short():
-    """At 14B in bfloat16: 32.8 GB of transformer (0.8 a block), 11.4 of text encoder, 3 of VAE and CLIP."""
-    fits = {gb: blocks_that_fit(whole(), torch.bfloat16, gb * 10**9) for gb in (10, 20, 40, 47, 48, 200)}
-    assert fits[10] < 0
-    assert (fits[20], fits[40]) == (6, 31)
-    assert (fits[47], fits[48], fits[200]) == (39, 40, 40)
-    assert fitting_layout(load_preset("svi-1"), GPU, torch.bfloat16, num_blocks=40).note == RANDOM_WEIGHTS
-    assert "7 of 40 blocks" in fitting_layout(load_preset("svi-1"), GPU, torch.bfloat16, num_blocks=7).note
+@pytest.mark.parametrize("vram_gb", [150, 24, 12])
+def test_a_gpu_gets_the_published_size_wherever_a_tier_holds_it(vram_gb):
+    assert fitting_layout(load_preset("svi-1"), gpu(vram_gb, 128), torch.bfloat16).note == RANDOM_WEIGHTS
+
+
+def test_blocks_are_left_out_where_host_memory_is_short():
+    """At 14B in bfloat16, streamed: 32.8 GB of transformer, 0.8 a block, and 11.4 of text encoder stay on the host."""
+    sizes, preset = measured(published()), load_preset("svi-1")
+    fits = {ram: blocks_that_fit(preset, gpu(24, ram), sizes, 40) for ram in (4, 24, 36, 64)}
+    assert fits[4] == 0
+    assert 0 < fits[24] < fits[36] < 40
+    assert fits[64] == 40
+    layout = fitting_layout(preset, gpu(24, 24), torch.bfloat16)
+    assert layout.note == f"{RANDOM_WEIGHTS} (stand-in, {fits[24]} of 40 blocks)"
+    assert layout.text["num_layers"] == 24
+    assert "tiny encoders and VAE" in fitting_layout(preset, gpu(24, 4), torch.bfloat16).note
+    assert "7 of 40 blocks" in fitting_layout(preset, gpu(24, 64), torch.bfloat16, num_blocks=7).note
