@@ -459,15 +459,21 @@ def forecast(preset: Preset, machine: Machine, resolution: Resolution) -> Foreca
 
 
 def sizes_of(preset: Preset) -> ModelSizes:
-    """Bytes of the preset's parts: those published for its base, less where a GGUF file or a config.json says so."""
+    """Bytes of the preset's parts: those published for its base, less where a GGUF file or a config.json says so.
+
+    Upstream's layout tells the size of the transformer only; the other parts are taken to shrink with it.
+    """
     published = PUBLISHED[preset.base]
-    transformer, text_config = preset.component("transformer"), preset.component("text_encoder") / "config.json"
+    model, transformer = preset.path(preset.model), preset.component("transformer")
     share = text_share = 1.0
-    if (own := _block_elements(transformer / "config.json")) is not None:
-        text = _block_elements(text_config)
-        share = min(own / _PUBLISHED_BLOCKS, 1.0)
-        text_share = share if text is None else min(text / _PUBLISHED_TEXT_BLOCKS, 1.0)
-        published = replace(published, num_experts=1 + preset.component("transformer_2").exists())
+    for config in (transformer / "config.json", model / "config.json", model / HIGH_NOISE / "config.json"):
+        if (own := _block_elements(config)) is not None:
+            share = text_share = min(own / _PUBLISHED_BLOCKS, 1.0)
+            two = preset.component("transformer_2").exists() or (model / HIGH_NOISE).is_dir()
+            published = replace(published, num_experts=1 + two)
+            break
+    if (text := _block_elements(preset.component("text_encoder") / "config.json")) is not None:
+        text_share = min(text / _PUBLISHED_TEXT_BLOCKS, 1.0)
     scaled = {
         name: int(value * (text_share if name.startswith("text") else share))
         for name, value in vars(published).items()
@@ -479,18 +485,19 @@ def sizes_of(preset: Preset) -> ModelSizes:
     return replace(published, **scaled)
 
 
+HIGH_NOISE = "high_noise_model"  # upstream's folder of the first of two experts
 _PUBLISHED_BLOCKS = 40 * (8 * 5120**2 + 2 * 5120 * 13_824)
 _PUBLISHED_TEXT_BLOCKS = 24 * (4 * 4096 * 4096 + 3 * 4096 * 10_240)
 
 
 def _block_elements(config: Path) -> int | None:
-    """Elements of the matrices in all blocks of a transformer or text encoder, by its config.json."""
+    """Elements of the matrices in all blocks of a transformer or text encoder, by its config.json in either layout."""
     try:
         sizes = json.loads(config.read_text(encoding="utf-8"))
         if "d_model" in sizes:
             width, inner = sizes["d_model"], sizes["num_heads"] * sizes["d_kv"]
             return sizes["num_layers"] * (4 * width * inner + 3 * width * sizes["d_ff"])
-        width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+        width = sizes.get("dim") or sizes["num_attention_heads"] * sizes["attention_head_dim"]
         return sizes["num_layers"] * (8 * width**2 + 2 * width * sizes["ffn_dim"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

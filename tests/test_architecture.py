@@ -37,7 +37,7 @@ ALLOWED = {
     "tiers": {"project", "weights"},  # inside functions
     "film": {"backends", "media", "project"},
     "doctor": {"backends"},
-    "cli": {"backends", "film", "media", "project", "story", "training", "evaluation", "doctor", "weights"},
+    "cli": {"backends", "film", "media", "models", "project", "story", "training", "evaluation", "doctor", "weights"},
     "__main__": {"cli"},
 }
 FLOOR = 40

@@ -4,6 +4,7 @@ A LoRA of another base has the same shapes, and would change the weights to some
 its file name or metadata and refused.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from engine.errors import WeightsMismatch
 from engine.models.gguf_files import FusedLora
 from engine.models.lora import Lora, LoraSlot, read_lora
 from engine.models.lora_keys import FittingBase, guess_base
+
+log = logging.getLogger(__name__)
 
 
 class Expert:
@@ -58,7 +61,15 @@ class Expert:
         return True
 
     def _read_one(self, choice: LoraChoice) -> Lora:
-        return self._read(choice.path, self.transformer, kind="svi" if choice.own else "extra")
+        lora = self._read(choice.path, self.transformer, kind="svi" if choice.own else "extra")
+        if lora.extras:
+            raise WeightsMismatch(
+                f"{choice.path.name} brings {len(lora.extras)} tensors that are no LoRA ({next(iter(lora.extras))}).",
+                "It belongs to a variant with a control, such as Dance, which this preset is not.",
+            )
+        if lora.left_out:
+            log.warning("%s: %d tensors have no place in this model and are left out", lora.name, len(lora.left_out))
+        return lora
 
     def _not_held(self, loras: list[LoraChoice]) -> list[LoraChoice]:
         """The choices that the weights do not hold already. Raises when they hold what was not asked for."""

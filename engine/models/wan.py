@@ -26,7 +26,7 @@ from engine.errors import ConfigError, WeightsMismatch, WeightsMissing
 from engine.models.components import Components, device_of, dtype_of
 from engine.models.gguf_files import FusedLora, load_gguf, read_fused
 from engine.models.mapped import MappedWeights
-from engine.models.original import is_original, load_original
+from engine.models.original import HIGH_NOISE, LOW_NOISE, is_original, load_original, load_transformer
 from engine.models.placement import Role, WanPlacement, make_ready
 from engine.tiers import sizes_of
 
@@ -178,18 +178,32 @@ def read_transformer(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
     return read(WanTransformer3DModel, path, dtype)
 
 
+def expert_paths(preset: Preset) -> dict[str, Path]:
+    """Where the weights of each expert lie, "high" and for Wan 2.2 "low": folders of either layout, or GGUF files."""
+    folder = preset.path(preset.model)
+    if folder.is_dir() and is_original(folder):
+        two = (folder / HIGH_NOISE).is_dir()
+        return {"high": folder / HIGH_NOISE, "low": folder / LOW_NOISE} if two else {"high": folder}
+    paths = {"high": preset.component("transformer"), "low": preset.component("transformer_2")}
+    return {name: path for name, path in paths.items() if path.exists()}
+
+
+def read_expert(preset: Preset, path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The transformer at one of the `expert_paths`."""
+    upstream = path.is_dir() and is_original(preset.path(preset.model))
+    return load_transformer(path, dtype=dtype) if upstream else read_transformer(path, dtype)
+
+
 def base_weights(preset: Preset) -> dict[str, MappedWeights]:
     """The experts' weights by name, read from their files again where a second copy in memory would be too much."""
     if torch.device(device_of(preset)).type == "cpu":
         return {}
-    folders = {"high": preset.component("transformer"), "low": preset.component("transformer_2")}
-    return {name: MappedWeights(folder) for name, folder in folders.items() if (folder / "config.json").is_file()}
+    return {name: MappedWeights(path) for name, path in expert_paths(preset).items() if path.is_dir()}
 
 
 def held_loras(preset: Preset) -> dict[str, tuple[FusedLora, ...]]:
     """What the GGUF files among the experts say that they hold."""
-    files = {"high": preset.component("transformer"), "low": preset.component("transformer_2")}
-    return {name: read_fused(file) for name, file in files.items() if file.suffix == ".gguf"}
+    return {name: read_fused(path) for name, path in expert_paths(preset).items() if path.suffix == ".gguf"}
 
 
 def assemble(
