@@ -334,7 +334,7 @@ def load_preset(name: str, *, random_weights: bool = False) -> Preset:
             raise ConfigError(f"There is no preset “{name}”.", nearest(name, preset_names()))
     data = read_yaml(path)
     data.setdefault("name", path.stem.lower())
-    if "random_weights" in data:
+    if data.get("random_weights"):
         raise ConfigError(f"“random_weights” cannot be set in {path.name}.", "Start with --random-weights instead.")
     if random_weights and data.get("family") == "pocket":
         raise ConfigError(
