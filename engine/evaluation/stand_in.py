@@ -37,6 +37,9 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        with self:  # inference mode leaves operations whole that consist of others
+            if (output := operation.decompose(*args, **kwargs)) is not NotImplemented:
+                return output
         name = operation.overloadpacket.__name__
         tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)]
         kinds = {tensor.device.type for tensor in tensors if tensor.ndim}
@@ -120,7 +123,7 @@ def stand_in() -> Iterator[Meter]:
 
 
 def hollow(module: nn.Module) -> nn.Module:
-    """`module`, built on the meta device, as one in the host memory of a stand-in: its tensors share a single number."""
+    """`module`, built on the meta device, as one in the host memory of a stand-in: each tensor repeats one number."""
     seen: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):

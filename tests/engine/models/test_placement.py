@@ -1,4 +1,4 @@
-"""Every tier on a stand-in for a GPU and on the CPU: what it takes, that nothing mixes, and that pictures stay equal."""
+"""Every tier on a stand-in for a GPU and on the CPU: what it takes, that no devices mix, that pictures stay equal."""
 
 import gc
 import weakref
@@ -162,3 +162,218 @@ def test_a_step_of_the_published_model_takes_no_more_than_expected(short_14b, br
         denoiser.together(model_input, 0.5, range(branches))
     expected = Activations.of(SMALL, 81, branches=branches).step
     assert 0.7 * expected < meter.peak - held <= expected
+
+
+def test_of_two_experts_only_the_one_that_computes_is_on_the_device(tiny_preset, short_14b):
+    preset = tiny_preset.model_copy(update={"tier": "experts in turn", "base": "wan2.2"})
+    modules = short_14b("wan2.2")
+    experts = parts_of(modules)[0]
+    with stand_in():
+        placement = WanPlacement(preset, DEVICE, torch.bfloat16, measure(*parts_of(modules)), machine=card)
+        for expert in experts:
+            placement.settle("expert", expert)
+        for expert, other in (experts, experts[::-1]):
+            placement.bring(expert)
+            assert {p.device for p in expert.parameters()} == {DEVICE}
+            assert {p.device for p in other.parameters()} == {CPU}
+
+
+def test_what_is_on_loan_when_a_pass_breaks_off_returns_to_the_host(short_14b):
+    transformer = short_14b("wan2.2")["transformer"]
+    transformer.blocks[1].ffn.register_forward_pre_hook(run_out_of_memory)
+    with stand_in() as meter:
+        stream_blocks(transformer, DEVICE)
+        text = torch.empty(1, 512, 4096, dtype=torch.bfloat16, device=DEVICE)
+        model_input = torch.empty(1, 36, 3, 4, 4, dtype=torch.bfloat16, device=DEVICE)
+        held = meter.restart()
+        with pytest.raises(MemoryError):
+            PlainDenoiser(transformer, [text], None)(model_input, 0.5, 0)
+        end_offloading(transformer)
+        assert {p.device for p in transformer.parameters()} == {CPU}
+        gc.collect()
+        assert meter.now == held < meter.peak
+
+
+# ---- choosing and stepping down
+
+
+def placed(preset, machine, *, sizes=tiers.WAN_21, **options):
+    return WanPlacement(preset, CPU, torch.float32, sizes, machine=lambda: machine, **options)
+
+
+@pytest.fixture
+def full_size(tiny_preset):
+    return tiny_preset.model_copy(update={"num_frames": 81, "resolutions": ((832, 480), (480, 832))})
+
+
+def test_the_first_tier_is_that_of_the_largest_picture_offered(full_size):
+    assert placed(full_size, card(48, 128)).tier == "text on host"
+    large = full_size.model_copy(update={"resolutions": ((832, 480), (1280, 720))})
+    assert placed(large, card(48, 128)).tier == "streamed"
+
+
+def test_a_model_that_fits_nowhere_is_refused_before_it_is_read(full_size):
+    with pytest.raises(OutOfMemory, match=r"Missing: .* GB of GPU memory"):
+        placed(full_size, card(4, 128))
+
+
+def test_a_tier_that_cannot_fit_is_skipped_on_the_way_down(full_size):
+    machine = card(80, 128)
+    placement = WanPlacement(full_size, CPU, torch.float32, tiers.WAN_21, machine=lambda: machine)
+    assert placement.tier == "resident"
+    machine = card(20, 128)  # another program has taken the rest
+    assert "stream from host memory" in placement.step_down()
+    assert placement.tier == "streamed"
+
+
+def test_the_tier_that_sufficed_is_where_the_next_start_begins(full_size):
+    placed(full_size, card(80, 128)).step_down()
+    assert placed(full_size, card(80, 128)).tier == "text on host"
+    assert placed(full_size, card(130, 128)).tier == "resident"  # much more is free than when it was learned
+    asked = full_size.model_copy(update={"tier": "resident"})
+    assert placed(asked, card(80, 128)).tier == "resident"
+
+
+def test_a_tier_that_is_asked_for_teaches_nothing(full_size):
+    placed(full_size.model_copy(update={"tier": "resident"}), card(80, 128)).step_down()
+    assert placed(full_size, card(80, 128)).tier == "resident"
+
+
+def test_too_little_host_memory_ends_in_8_bits_which_is_said(full_size):
+    placement = placed(full_size, card(80, 45))
+    assert placement.tier == "resident"
+    assert placement.step_down() is not None and placement.tier == "text on host"
+    assert "lose some precision" in placement.step_down()
+    assert placement.tier == "float8"
+
+
+def test_the_lowest_tier_is_the_end(full_size):
+    placement = placed(full_size, card(8, 128))
+    assert placement.tier == "tiled"
+    assert placement.step_down() is None
+    with pytest.raises(OutOfMemory, match="needs more memory"):
+        placed(full_size, card(8, 128), lowered=1)
+
+
+def test_larger_clips_move_the_model_before_they_are_begun(full_size):
+    placement = placed(full_size, card(48, 128))
+    assert placement.prepare(Resolution(832, 480), 81) is None
+    assert "1280×720" in placement.prepare(Resolution(1280, 720), 81)
+    assert placement.tier == "streamed"
+    assert placement.prepare(Resolution(832, 480), 81) is None  # it does not climb up again
+    assert placement.tier == "streamed"
+
+
+def test_a_computer_without_a_gpu_has_nothing_to_give_up(tiny_preset):
+    placement = WanPlacement(tiny_preset, CPU, torch.float32, tiers.sizes_of(tiny_preset))
+    assert placement.tier == "resident"
+    assert placement.step_down() is None
+    assert machine_here().free_ram > 0
+
+
+# ---- moving
+
+
+@pytest.mark.parametrize("stream", [stream_blocks, stream_layers])
+@torch.inference_mode()
+def test_streamed_weights_give_the_same_numbers_and_take_a_lora(stream):
+    """On the CPU the copies go nowhere, but hooks, hand-over and fusing are those of a GPU."""
+    resident, streamed = (build(WanSize()).transformer for _ in range(2))
+    stream(streamed, CPU)
+    predict = predictions()
+    outputs = []
+    change = LoraModule(torch.ones(1, 24), torch.ones(24, 1), 1.0)
+    for _ in range(2):
+        for transformer in (resident, streamed):
+            outputs.append(predict(transformer))
+            LoraSlot(transformer).fuse([(Lora("all ones", {"blocks.1.attn1.to_v": change}, {}), 0.5)])
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[2], outputs[3])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+def predictions():
+    """A function from a tiny transformer to what it makes of inputs that are always the same."""
+    generator = torch.Generator().manual_seed(0)
+    prompt, picture, model_input = (
+        torch.randn(shape, generator=generator) for shape in ((1, 512, 32), (1, 17, 4), (1, 36, 3, 4, 4))
+    )
+    return lambda transformer: PlainDenoiser(transformer, [prompt], picture)(model_input, 0.5, 0)
+
+
+@torch.no_grad()
+def test_an_offload_that_ends_within_a_pass_leaves_no_hook_and_no_group():
+    transformer, predict = build(WanSize()).transformer, predictions()
+    expected = predict(transformer)
+    stream_blocks(transformer, CPU)
+    group = weakref.ref(transformer.blocks[0]._diffusers_hook.get_hook("group_offloading").group)
+    breaks = transformer.blocks[1].ffn.register_forward_pre_hook(run_out_of_memory)
+    with pytest.raises(MemoryError):
+        predict(transformer)
+    breaks.remove()
+    end_offloading(transformer)
+    gc.collect()
+    assert group() is None
+    assert not any(part._diffusers_hook.hooks for part in transformer.modules() if hasattr(part, "_diffusers_hook"))
+    assert torch.equal(predict(transformer), expected)
+    end_offloading(transformer)  # nothing is left to end
+
+
+def run_out_of_memory(*_):
+    raise MemoryError
+
+
+@torch.no_grad()
+def test_8_bits_change_little_and_take_a_lora_from_the_exact_weights():
+    exact, stored = (build(WanSize()).transformer for _ in range(2))
+    base = {name: parameter.clone() for name, parameter in exact.named_parameters()}
+    predict = predictions()
+    keep_in_8_bits(stored, torch.float32)
+    change = LoraModule(torch.ones(1, 24), torch.ones(24, 1), 1.0)
+    for transformer in (exact, stored):
+        LoraSlot(transformer, base.get).fuse([(Lora("all ones", {"blocks.1.attn1.to_v": change}, {}), 0.5)])
+    expected, found = predict(exact), predict(stored)
+    assert 0 < (found - expected).norm() / expected.norm() < 0.1  # a float8 number has three bits of mantissa
+    stream_blocks(stored, CPU)
+    assert torch.equal(predict(stored), found)
+    assert is_in_8_bits(stored) and stored.blocks[1].attn1.to_v.weight.dtype == torch.float8_e4m3fn
+
+
+def frames_of(backend, request):
+    *_, result = backend.generate(request)
+    return result.frames
+
+
+def test_every_tier_makes_the_same_clip_but_the_lossy_ones(tiny_preset, clip_request):
+    backend = LocalBackend.open(tiny_preset.model_copy(update={"tier": "resident"}), threads=1)
+    placement, request = backend.components.placement, clip_request(num_inference_steps=2)
+    expected, walked = frames_of(backend, request), [placement.tier]
+    while placement.step_down():
+        walked.append(placement.tier)
+        assert np.array_equal(frames_of(backend, request), expected)  # 32 × 32 pixels are a single tile
+    assert walked == ["resident", "text on host", "streamed", "leaves", "tiled"]
+    assert backend.components.codec.vae.use_tiling
+
+
+def test_a_model_in_8_bits_stays_in_8_bits_on_the_way_down(tiny_preset, clip_request):
+    backend = LocalBackend.open(tiny_preset.model_copy(update={"tier": "float8"}), threads=1)
+    placement, request = backend.components.placement, clip_request(num_inference_steps=2)
+    first = frames_of(backend, request)
+    assert placement.step_down() and placement.tier == "leaves"
+    assert is_in_8_bits(backend.components.transformer)
+    assert np.array_equal(frames_of(backend, request), first)
+
+
+def test_stepping_down_leaves_nothing_of_the_tier_before(tiny_preset, clip_request):
+    backend = LocalBackend.open(tiny_preset.model_copy(update={"tier": "streamed"}), threads=1)
+    frames_of(backend, clip_request(num_inference_steps=1))
+    transformer = backend.components.transformer
+    group = weakref.ref(transformer.blocks[0]._diffusers_hook.get_hook("group_offloading").group)
+    weights = [weakref.ref(parameter) for parameter in transformer.parameters()]
+    backend.components.placement.step_down()
+    gc.collect()
+    assert group() is None and all(weight() is not None for weight in weights)
+    del transformer
+    backend.close()
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
