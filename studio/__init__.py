@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from studio.tokens import Tokens
 
 UPLOAD_AGE_S = 86400
+RANDOM_TIMINGS = "timings-random.json"  # a model without its weights may be smaller, and quicker, than the real one
 BACKEND_VARIABLE = "SVI_BACKEND"  # "module:function" in the place of the preset's own backend, for tests
 
 
@@ -70,6 +71,7 @@ class StudioApp:
 def open_studio(config: Config, *, backend: str = "", examples: Path | None = None) -> Studio:
     """The studio on `config.data_dir`, not yet started. Raises `ProjectLocked` when another one has the folder."""
     from studio.actions import Actions
+    from studio.feed import Paces
     from studio.lab import Lab
     from studio.library import Library
     from studio.limits import Guard, Rates
@@ -88,7 +90,10 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         tokens = Tokens.open(data / "secret.key")
         library = Library(data / "films", preset, examples or ASSETS / "examples")
         options = Options(backend=backend or os.environ.get(BACKEND_VARIABLE, ""))
-        queue = JobQueue(data / "jobs.json", library, options=options, reserve_bytes=config.reserve_bytes, warm=preset)
+        paces = Paces(data / (RANDOM_TIMINGS if preset.random_weights else "timings.json"))
+        queue = JobQueue(
+            data / "jobs.json", library, paces=paces, options=options, reserve_bytes=config.reserve_bytes, warm=preset
+        )
         stack.callback(queue.close)
         rates = Rates()
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")
@@ -138,7 +143,7 @@ def build(config: Config, *, backend: str = "", examples: Path | None = None) ->
             "max_file_size": "200mb",
             "blocked_paths": [
                 str(studio.data / name)
-                for name in ("films", "lab", "secret.key", "jobs.json", "timings.json", "studio.lock")
+                for name in ("films", "lab", "secret.key", "jobs.json", "timings.json", RANDOM_TIMINGS, "studio.lock")
             ]
             + [str(ASSETS)],
             "strict_cors": True,

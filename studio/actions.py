@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from engine import film, storyboard
-from engine.config import Config, Preset
+from engine.config import RANDOM_WEIGHTS, Config, Preset
 from engine.domain import MAX_CLIPS, MAX_SEED, Clip, Project, check_num_clips, check_seed, clean_prompt, new_id
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
 from engine.project.store import read_project
 from engine.story.drafter import TemplateDrafter
-from studio import dial, view
+from studio import dial, machine, view
 from studio.arguments import (
     MAX_TITLE_CHARACTERS,
     Body,
@@ -54,6 +54,7 @@ MAX_KEYS = 256
 MAX_UNDO = 30
 REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
+RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
 UNDONE_FIELDS = (
     "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
     "draft",
@@ -247,6 +248,11 @@ class Actions:
 
     def health(self) -> dict[str, Any]:
         return self.queue.health()
+
+    def machine(self) -> dict[str, Any]:
+        """What runs here and what it takes, for the page. The operator's own file is named to the operator only."""
+        file = "" if self.config.public else self.config.preset
+        return machine.panel(self.library.default, self.queue.machine, self.queue.paces, preset_file=file)
 
     def rev(self, project_id: str) -> int:
         """The project's revision; it also grows when somebody else, such as the command line, changed the folder."""
@@ -888,13 +894,15 @@ def existing(path: Path) -> Path:
 
 def export_name(snapshot: Snapshot) -> str:
     """The same for the same film and title; it says how many clips the file holds."""
-    facts = [snapshot.plan.project.title, *(planned.take.digest for planned in snapshot.plan.film if planned.take)]
-    return f"film-{len(snapshot.plan.film)}-clips-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}.mp4"
+    takes = [planned.take for planned in snapshot.plan.film if planned.take]
+    facts = [snapshot.plan.project.title, *(take.digest for take in takes)]
+    mark = RANDOM_MARK if any(RANDOM_WEIGHTS in take.backend for take in takes) else ""
+    return f"film-{len(takes)}-clips-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}{mark}.mp4"
 
 
 def clips_of(name: str) -> int:
     """How many clips the export called `name` holds; 0 when the name does not say."""
-    match = re.fullmatch(r"film-(\d+)-clips-[0-9a-f]+\.mp4", name)
+    match = re.fullmatch(rf"film-(\d+)-clips-[0-9a-f]+(?:{RANDOM_MARK})?\.mp4", name)
     return int(match[1]) if match else 0
 
 

@@ -11,7 +11,7 @@ from engine.domain import Project
 from engine.film import Plan, PlannedClip
 from studio.arguments import one_of, steps_of
 from studio.feed import Pace
-from studio.words import clips_text, eta_text
+from studio.words import clips_text, eta_text, steps_text
 
 DRAFT = "draft"
 TITLES = {DRAFT: "Draft", "fast": "Fast", "balanced": "Balanced", "best": "Best"}
@@ -26,7 +26,8 @@ def levels(preset: Preset) -> dict[str, int]:
 def about(preset: Preset, level: str) -> str:
     """What a quality means, for the line under the dial."""
     steps = levels(preset)[level]
-    return f"{steps} steps with the distilled LoRA, for trying a storyline" if level == DRAFT else f"{steps} steps"
+    what = " with the distilled LoRA, for trying a storyline" if level == DRAFT else ""
+    return f"{steps_text(steps)}{what}"
 
 
 def default_level(preset: Preset) -> str | None:
@@ -103,7 +104,7 @@ def time_text(count: int, steps: int, full: Pace) -> str:
     """What `count` clips in full quality take."""
     each_s = full.clip_s(steps)
     if each_s is None:
-        return f"In full quality each takes {steps} steps; how long that is, the first one shows."
+        return f"In full quality each takes {steps_text(steps)}; how long that is, the first one shows."
     each = f" ({clips_text(count)}, {eta_text(each_s)} each)" if count > 1 else ""
     return f"In full quality: {eta_text(each_s * count)}{each}."
 

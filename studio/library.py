@@ -129,7 +129,7 @@ class Library:
         with self._planning.setdefault(project_id, threading.Lock()):
             current = signature(store.folder)
             known = self._snapshots.get(project_id)
-            if known and known.signature == current:
+            if known and known.signature == current and not known.blocked:  # weights may have come meanwhile
                 return known
             snapshot = self._read(store, current)
             self._snapshots[project_id] = snapshot

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.config import Preset
 from engine.domain import Id, Project, new_id
-from engine.errors import InputError, StudioError
+from engine.errors import InputError, StudioError, WeightsMissing
 from engine.events import (
     ClipStarted,
     ClipStep,
@@ -34,11 +34,12 @@ from engine.events import (
     TakeCommitted,
 )
 from engine.project.files import write_atomically
+from engine.tiers import Machine
 from studio import dial
 from studio.feed import Feed, Paces
 from studio.limits import MAX_RUNNING_JOBS, MAX_WAITING_JOBS
 from studio.view import Outcome
-from studio.worker import Cancel, Export, Happened, Load, Options, Plan, Planned, Render, Train, Trained, Worker
+from studio.worker import Cancel, Export, Happened, Load, Options, Plan, Planned, Render, Seen, Train, Trained, Worker
 
 log = logging.getLogger(__name__)
 SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is killed
@@ -154,6 +155,7 @@ class JobQueue:
         self._deadline = 0.0
         self._thread: threading.Thread | None = None
         self.unavailable: StudioError | None = None
+        self.machine: Machine | None = None  # as the worker saw it when it started
         self.listener = Listener()
         self.training: TrainingListener | None = None
         saved = self._read()
@@ -349,6 +351,10 @@ class JobQueue:
 
     def _hear(self, worker: Worker) -> None:
         for answer in worker.receive():
+            if isinstance(answer, Seen):
+                self.machine = answer.machine
+                self.feed.bump_all()
+                continue
             try:
                 self._handle(answer, *self._film_goes_on(answer))
             except Exception:  # one answer's trouble costs its job, not the answers after it
@@ -572,11 +578,14 @@ class JobQueue:
         """Loading failed: the job that needed the model fails; without a job it is said when somebody asks."""
         lane = self._lane
         lane.loading, lane.loaded = "", ""
+        again = self.unavailable is not None and str(self.unavailable) == str(StudioError(event.message, event.hint))
         self.unavailable = StudioError(event.message, event.hint)
         self._load_again_at = time.monotonic() + self._load_again_s
-        self._load_again_s = min(2 * self._load_again_s, LOAD_AGAIN_S[1])
-        self.feed.bump_all()
-        log.warning("the model could not be loaded: %s", event.message)
+        if event.kind != WeightsMissing.__name__:  # looking whether files have come costs nothing
+            self._load_again_s = min(2 * self._load_again_s, LOAD_AGAIN_S[1])
+        if not again:
+            self.feed.bump_all()
+            log.warning("the model could not be loaded: %s", event.message)
         if lane.job and lane.job.kind == "generate" and not lane.sent:
             self._finish(lane.job, failed(event))
 

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from engine.config import ROOT
 from engine.errors import ProjectCorrupt, ProjectNotFound, StudioError
 from studio.actions import Actions
 from studio.lab import drift_curves, limits
@@ -55,6 +56,8 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
     return Starlette(
         routes=[
             Route("/health", routes.health, methods=["GET"]),
+            Route("/machine", routes.machine, methods=["GET"]),
+            Route("/readme", routes.readme, methods=["GET"]),
             Route("/examples", routes.examples, methods=["GET"]),
             Route("/examples/{name}/poster", routes.example_poster, methods=["GET"]),
             Route("/lab/drift", routes.drift, methods=["GET"]),
@@ -127,6 +130,12 @@ class Routes:
 
     async def health(self, request: Request) -> Response:
         return JSONResponse(self.actions.health(), headers=NO_STORE)
+
+    async def machine(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.actions.machine), headers=NO_STORE)
+
+    async def readme(self, request: Request) -> Response:
+        return FileResponse(ROOT / "README.md", media_type="text/plain; charset=utf-8")
 
     async def examples(self, request: Request) -> Response:
         prefix = f"{base(request)}/examples"

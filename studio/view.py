@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from engine.config import Preset
+from engine.config import RANDOM_WEIGHTS, Preset
 from engine.domain import Project, Take
 from engine.events import ClipNotice
 from engine.film import Plan, PlannedClip, timeline_of
@@ -366,6 +366,8 @@ def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
         return "made from an older prompt"
     if take.seed != planned.seed:
         return "made with another seed"
+    if RANDOM_WEIGHTS in take.backend and not facts.preset.random_weights:
+        return "made with random weights"
     if take.draft != dial.is_draft(facts.project, facts.preset, planned.index):
         return "made as a draft" if take.draft else "made in full quality"
     before = facts.plan.clips[planned.index - 1] if planned.index else None

@@ -7,6 +7,10 @@ def clips_text(count: int) -> str:
     return f"{count} clip" if count == 1 else f"{count:,} clips"
 
 
+def steps_text(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
 def eta_text(seconds: float | None) -> str:
     """Plain words that do not jump: “a few seconds”, “about 40 s”, “3–4 min”, “about 1 h 20 min”."""
     if seconds is None:

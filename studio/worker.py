@@ -15,6 +15,7 @@ import secrets
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,6 +35,7 @@ from engine.events import (
     ModelReady,
     TakeCommitted,
 )
+from engine.tiers import Machine
 
 log = logging.getLogger(__name__)
 BEAT_S = 2.0
@@ -140,7 +142,14 @@ class Happened:
     preview: bytes | None = None
 
 
-Answer = Beat | Happened
+@dataclass(frozen=True)
+class Seen:
+    """The machine as it was before anything was loaded."""
+
+    machine: Machine
+
+
+Answer = Beat | Happened | Seen
 
 
 def main(connection: Connection, options: Options) -> None:
@@ -168,6 +177,7 @@ class Child:
     def serve(self) -> None:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        self._look()
         while not isinstance(command := self._commands.get(), Close):
             match command:
                 case Load():
@@ -199,6 +209,15 @@ class Child:
         while True:
             self._answer(Beat())
             time.sleep(self._options.beat_s)
+
+    def _look(self) -> None:
+        """Report the machine. The model stack is imported here, which loading a model would do in any case."""
+        try:
+            look = machine_of(self._options.backend)
+            if look:
+                self._answer(Seen(look()))
+        except (ImportError, RuntimeError, OSError) as err:  # loading the model will say it better
+            log.warning("the machine could not be looked at: %s", err)
 
     def _answer(self, answer: Answer) -> None:
         try:
@@ -362,6 +381,15 @@ class Child:
         ended = JobCancelled(0) if job.job_id in self._cancelled else JobDone(0)
         self._cancelled.discard(job.job_id)
         self._happened(job.job_id, ended)
+
+
+def machine_of(backend: str) -> Callable[[], Machine] | None:
+    """What looks at the machine; the module of a double (`Options.backend`) may have a `machine_here` of its own."""
+    if backend:
+        return getattr(importlib.import_module(backend.partition(":")[0]), "machine_here", None)
+    from engine.models.placement import machine_here
+
+    return machine_here
 
 
 class Worker:

@@ -15,6 +15,7 @@ from engine.domain import MAX_SEED, Resolution
 from engine.story.vocabulary import vocabulary_of
 from engine.variants import Variant
 from studio import dial
+from studio.machine import offered_sizes
 from studio.ui.parts import static
 
 DEFAULT_LENGTH = 6
@@ -76,7 +77,7 @@ def build(preset: Preset) -> Intake:
     variant = gr.Radio(kinds, value=kinds[0][1], label="Kind", interactive=True, elem_id="variant")
     static("promise", elem_id="variant-note")
     static("model", elem_id="model-choice")
-    sizes = sizes_of(preset) if preset.hd_resolutions else {}
+    sizes = offered_sizes(preset) if preset.hd_resolutions else {}
     size = gr.Radio(
         [(f"{min(offered[0].width, offered[0].height)}p", name) for name, offered in sizes.items()],
         value="sd" if sizes else None,
@@ -128,12 +129,6 @@ def offered(preset: Preset) -> list[Variant]:
     return [preset.variant(name) for name in ("film", "shot") if name in preset.variants]
 
 
-def sizes_of(preset: Preset) -> dict[str, tuple[Resolution, ...]]:
-    """The sizes that films can have, one for each shape of picture: sd, and hd where the model was trained on it."""
-    large = {"hd": preset.offered_resolutions(hd=True)} if preset.hd_resolutions else {}
-    return {"sd": preset.offered_resolutions()} | large
-
-
 # What the page's script calls a field, and the setting it changes in an open project.
 SETTINGS = {
     "keywords": "keywords",
@@ -166,7 +161,6 @@ def setup(
     """What the page must know before there is a project, as plain data."""
     vocabulary = vocabulary_of(preset)
     return {
-        "welcome": "",
         "machine": machine,
         "model": preset.title,
         "num_frames": preset.num_frames,
@@ -175,13 +169,13 @@ def setup(
             {"name": row.name, "title": row.title, "promise": row.promise, "num_motion_frames": row.num_motion_frames}
             for row in offered(preset)
         ],
-        "sizes": {name: [str(size) for size in sizes] for name, sizes in sizes_of(preset).items()},
+        "sizes": {name: [str(size) for size in sizes] for name, sizes in offered_sizes(preset).items()},
         "quality": [
             {
                 "name": name,
                 "steps": steps,
                 "about": dial.about(preset, name),
-                "seconds": {size: seconds_a_clip(name, sizes[0]) for size, sizes in sizes_of(preset).items()},
+                "seconds": {size: seconds_a_clip(name, sizes[0]) for size, sizes in offered_sizes(preset).items()},
             }
             for name, steps in dial.levels(preset).items()
         ],

@@ -17,7 +17,7 @@ from studio.ui.parts import FOLDER, static
 if TYPE_CHECKING:
     from studio import Studio
 
-SCRIPTS = ("page.js", "player.js", "quality.js", "storyboard.js", "lab.js")
+SCRIPTS = ("page.js", "player.js", "quality.js", "storyboard.js", "machine.js", "lab.js")
 STYLES = ("style.css", "lab.css")
 TITLE = "Stable Video Infinity Studio"
 
@@ -31,7 +31,7 @@ window.svi.mount("bridge", element, trigger, props, watch);
 def build(studio: "Studio", *, api: "Callable[[Studio], object] | None" = None) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, and the arguments of `launch()` that belong to it. `api` may add public endpoints of its own."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        stage.build_top()
+        stage.build_top(random_weights=studio.preset.random_weights)
         with gr.Row(elem_id="bench", equal_height=False):
             with gr.Column(elem_id="setup", scale=0, min_width=320):
                 panel = intake.build(studio.preset)
@@ -129,16 +129,7 @@ def setup(studio: "Studio") -> dict[str, Any]:
         for e in studio.actions.examples()
     ]
     measured = partial(seconds_a_clip, studio)
-    return intake.setup(preset, machine=machine(studio), seconds_a_clip=measured, examples=examples)
-
-
-def machine(studio: "Studio") -> str:
-    """What runs here, in a sentence; nothing that was not measured is promised."""
-    preset = studio.preset
-    width, height = preset.resolutions[0]
-    seconds = preset.num_frames / preset.fps
-    size = f"Clips are {Resolution(width, height)} or the nearest shape to your picture, {seconds:.1f} s each."
-    return f"It runs the {preset.title} model. {preset.description} {size}".strip()
+    return intake.setup(preset, machine=studio.actions.machine(), seconds_a_clip=measured, examples=examples)
 
 
 def seconds_a_clip(studio: "Studio", level: str, resolution: Resolution) -> float | None:

@@ -77,12 +77,16 @@
     return minutes ? `${minutes} minute${minutes === 1 ? "" : "s"} ${shown}` : shown;
   };
 
+  // The same words as `eta_text` in words.py.
   svi.about = (seconds) => {
     if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
-    if (seconds < 1) return "under a second";
-    if (seconds < 90) return `about ${Math.round(seconds < 10 ? seconds : seconds / 5) * (seconds < 10 ? 1 : 5)} s`;
-    const minutes = seconds / 60;
-    return minutes < 10 ? `${Math.floor(minutes)}–${Math.ceil(minutes + 0.01)} min` : `about ${Math.round(minutes)} min`;
+    if (seconds <= 5) return "a few seconds";
+    if (seconds <= 55) return `about ${Math.max(10, Math.ceil(seconds / 10) * 10)} s`;
+    if (seconds <= 75) return "about 1 min";
+    const minutes = seconds / 60, tens = Math.ceil(minutes / 10) * 10;
+    if (minutes < 10) return `${Math.floor(minutes)}–${Math.floor(minutes) + 1} min`;
+    if (minutes < 55) return `about ${Math.ceil(minutes / 5) * 5} min`;
+    return `about ${Math.floor(tens / 60)} h${tens % 60 ? ` ${tens % 60} min` : ""}`;
   };
 
   svi.calm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -215,6 +219,7 @@
     }
   };
   svi.poll = poll;
+  svi.refetch = () => { since = null; return poll(); };
 
   const connected = () => {
     svi.failures = 0;
@@ -489,7 +494,7 @@
       text(at.stopLabel, stop?.label || "Stop");
       show(at.extend, !!state && state.clips.length > 0 && !state.view_only);
       text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
-      text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.welcome || ""));
+      text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.machine?.welcome || ""));
       document.body.dataset.phase = state?.phase ?? (svi.missing ? "missing" : svi.id ? "opening" : "empty");
       document.body.classList.toggle("svi-view-only", !!state?.view_only);
       document.body.classList.toggle("svi-clips", !!state?.clips.length);
@@ -497,6 +502,7 @@
     drawProblem();
     drawTop(state);
     drawSetup(state);
+    svi.parts.machine?.draw();
     svi.modelChanged?.();
     saved();
   };
@@ -572,7 +578,7 @@
       const seconds = secondsOf(choice, state);
       const cost = seconds ? `${svi.about(seconds)} a clip` : "time per clip is measured on the first one";
       const full = state?.project.num_inference_steps ?? form.num_inference_steps;
-      const later = choice.name === "draft" && full ? ` Full quality: ${full} steps.` : "";
+      const later = choice.name === "draft" && full ? ` Full quality: ${full} step${full === 1 ? "" : "s"}.` : "";
       text(at.quality, `${choice.about}; ${cost}.${later}`);
     } else text(at.quality, "");
     const sizes = setup.sizes?.[form.size ?? "sd"] ?? [];
@@ -931,10 +937,6 @@
       at.source = element.querySelector("[data-at=source]");
       at.redraft.addEventListener("click", draft);
     },
-    machine(element) {
-      for (const name of ["machine", "moves", "moveList"]) svi.elements[name] = element.querySelector(`[data-at=${name}]`);
-      drawMoves();
-    },
     // Carries data in (`value`) and private events out; draws nothing.
     bridge(element, trigger, props, watch) {
       svi.trigger = trigger;
@@ -942,7 +944,7 @@
         const value = typeof props.value === "string" && props.value ? JSON.parse(props.value) : props.value;
         if (!value) return;
         if (value.setup) {
-          if (!svi.setup.machine && !svi.state) Object.assign(svi.form, value.setup.defaults ?? {});
+          if (!svi.setup.quality && !svi.state) Object.assign(svi.form, value.setup.defaults ?? {});
           svi.setup = value.setup;
           drawMoves();
           svi.parts.player?.examples(value.setup.examples ?? []);
@@ -958,13 +960,14 @@
 
   const drawMoves = () => {
     const at = svi.elements, moves = svi.setup.vocabulary ?? [];
-    if (!at.machine) return;
-    text(at.machine, svi.setup.machine ?? "");
+    if (!at.moves) return;
     show(at.moves, moves.length > 0);
     at.moveList.replaceChildren(...moves.map((action) => el("button.chip", {
       type: "button", "aria-label": `Add “${action.name}” to the keywords`, onclick: () => svi.addKeyword(action.name),
     }, action.name)));
   };
+
+  svi.drawMoves = drawMoves;
 
   svi.tab = (name) => {
     document.body.dataset.tab = name;

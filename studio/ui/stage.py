@@ -14,7 +14,10 @@ class Stage:
     machine: gr.HTML
 
 
-def build_top() -> gr.HTML:
+def build_top(*, random_weights: bool = False) -> gr.HTML:
+    """random_weights: pictures will be noise, and nobody may miss it."""
+    if random_weights:
+        static("random", elem_id="random-mark")
     return static("top", elem_id="topbar")
 
 

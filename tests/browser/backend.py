@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.backends.base import ClipResult
+from engine.backends import fingerprint
+from engine.backends.base import BackendInfo, ClipResult, Notice
+from engine.config import RANDOM_WEIGHTS
 from engine.errors import GenerationError
+from engine.tiers import GB, Machine
 from tests.fakes import ScriptedBackend
 
 CONTROL = "SVI_TEST_CONTROL"
@@ -32,9 +35,11 @@ def before_step(request, step: int) -> None:
 
 
 class Told(ScriptedBackend):
-    """Adds noise to the clips that `grainy` names."""
+    """Adds noise to the clips that `grainy` names, and a notice before those that `lowered` names."""
 
     def generate(self, request):
+        if request.index in controls().get("lowered", []):
+            yield Notice("Not enough GPU memory: going on with a tiled VAE.")
         for item in super().generate(request):
             if isinstance(item, ClipResult) and request.index in controls().get("grainy", []):
                 noise = np.random.default_rng(request.index).normal(0, 25, item.frames.shape[1:3])[..., None]
@@ -43,4 +48,13 @@ class Told(ScriptedBackend):
 
 
 def open_backend(preset) -> ScriptedBackend:
-    return Told(before_step=before_step)
+    fingerprint(preset, next(iter(preset.variants)))  # raises where weights are missing, as loading would
+    backend = Told(before_step=before_step)
+    if preset.random_weights:
+        backend.info = BackendInfo(f"scripted, {RANDOM_WEIGHTS}", "none", "scripted")
+    return backend
+
+
+def machine_here() -> Machine:
+    """A computer without a GPU, or what `machine` says of it."""
+    return Machine(**({"name": "this CPU", "kind": "cpu", "free_ram": 16 * GB} | controls().get("machine", {})))

@@ -63,8 +63,9 @@ def browser_type_launch_args():
 class Running:
     """An app on a data folder. `stop()` ends it as a user would, `kill()` as a power cut; `start()` brings it back."""
 
-    def __init__(self, folder: Path, *, preset: str, backend: str) -> None:
+    def __init__(self, folder: Path, *, preset: str, backend: str, **variables: str) -> None:
         self.folder = folder
+        self.variables = variables
         self.preset = preset
         self.backend = backend
         self.control = folder / "control.json"
@@ -90,6 +91,7 @@ class Running:
             "SVI_RESERVE_BYTES": "1000000",
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "2",
+            **self.variables,
         }
         with open(self.folder / "app.log", "ab") as log:
             self.process = subprocess.Popen(

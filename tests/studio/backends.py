@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from engine.backends.base import Interrupted, Notice
-from engine.config import Preset
+from engine.backends.base import BackendInfo, Interrupted, Notice
+from engine.config import RANDOM_WEIGHTS, Preset
 from engine.errors import OutOfMemory, WeightsMissing
+from engine.tiers import GB, Machine
 from tests.fakes import ScriptedBackend
 
 
@@ -98,3 +99,15 @@ def lowered(preset: Preset) -> ScriptedBackend:
 
     backend = Lowered(before_step=wait)
     return backend
+
+
+def noise(preset: Preset) -> ScriptedBackend:
+    """Names what it makes as a model without its weights does."""
+    backend = ScriptedBackend()
+    backend.info = BackendInfo(f"{preset.name} · {RANDOM_WEIGHTS}", "none", "scripted")
+    return backend
+
+
+def machine_here() -> Machine:
+    """What the worker reports in the place of this computer."""
+    return Machine("a CPU for tests", "cpu", 8 * GB)
