@@ -168,6 +168,10 @@ def kernel_for(preset: Preset, device: torch.device) -> str:
         asked = next((name for name in preferred if is_installed(name)), "native")
     if asked in PACKAGES and not on_gpu:
         raise ConfigError(f"`attention: {asked}` needs a GPU.", f"Here there are: {', '.join(installed(on_gpu))}.")
+    if asked == "flex" and on_gpu and not preset.compile:
+        raise ConfigError(
+            "`attention: flex` keeps every score in memory unless it is compiled.", "Add `compile: true`."
+        )
     if not is_installed(asked):
         raise ConfigError(
             f"`attention: {asked}` needs the package {PACKAGES[asked]}, which is not installed or too old.",
