@@ -5,23 +5,24 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 import torch.distributed as dist
 
 from engine.backends.base import StepDone
 from engine.backends.local import release_memory
-from engine.backends.parallel import Clip, Exit, Failure, Member, Open, Word, failure, load_together, on
+from engine.backends.parallel import Clip, Exit, Failure, Member, Open, Word, failure, on
 from engine.backends.ranks import RankLost, Ranks, here, joined
 from engine.diffusion.conditioning import Conditioning
 from engine.diffusion.sampler import Step
 from engine.domain import ClipRequest
-from engine.errors import StudioError
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,7 @@ class Follower(Member):
     def _follow(self, clip: Clip) -> None:
         failed: Failure | None = None
         try:
-            placement = self.components.placement
-            if clip.lower and placement is not None:
-                placement.step_down()
+            self._make_room(clip)
             with closing(self._generate(clip.request)) as steps:
                 for step in steps:
                     if step.step == step.of:
@@ -55,10 +54,18 @@ class Follower(Member):
             raise
         except Exception as err:
             log.warning("clip %d: %s: %s", clip.request.index + 1, type(err).__name__, err)
+            self._shortcuts.fall_back(err)  # as the leader does when it fails like this
             failed = failure(self._ranks.rank, err)
         if failed is not None:
             release_memory()  # outside the except block: its traceback holds the tensors of the failed step
         self._await_stop(failed)
+
+    def _make_room(self, clip: Clip) -> None:
+        placement = self.components.placement
+        if placement is not None:
+            placement.prepare(clip.request.resolution, clip.request.num_frames)
+            if clip.lower:
+                placement.step_down()
 
     def _await_stop(self, failed: Failure | None) -> None:
         """Wait for the end of the clip; a step that is begun meanwhile is told that this rank has failed."""
@@ -99,11 +106,13 @@ def follow(ranks: Ranks, kind: type[Follower] = Follower) -> int:
 def serve(ranks: Ranks, order: Open, kind: type[Follower]) -> None:
     """Load a model and follow with it until the leader closes it; a model that cannot be loaded is not served."""
     try:
-        components = load_together(ranks, order.preset, order.threads)
-    except (StudioError, MemoryError, RuntimeError) as err:
+        follower = kind.load(order.preset, ranks, threads=order.threads)
+    except RankLost:
+        raise
+    except Exception as err:
         log.warning("the model is not served: %s", err)
         return
-    with closing(kind(components, order.preset, ranks)) as follower:
+    with closing(follower):
         follower.serve()
 
 
@@ -112,16 +121,18 @@ def follow_leader() -> int:
     return follow(joined())
 
 
-def end_with_parent() -> None:
+def end_with_parent(file: Path) -> None:
+    """End this process when its parent has ended, and remove what that one could not: the folder they met in."""
     sys.stdin.buffer.read()
+    shutil.rmtree(file.parent, ignore_errors=True)
     os._exit(1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    rank, size = int(arguments[0]), int(arguments[1])
+    rank, size, file = int(arguments[0]), int(arguments[1]), Path(arguments[2])
     logging.basicConfig(level=logging.ERROR, format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
-    threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
-    store = dist.FileStore(arguments[2], size)
+    threading.Thread(target=end_with_parent, args=(file,), name="parent", daemon=True).start()
+    store = dist.FileStore(str(file), size)
     store.set(here(rank), "1")
     return follow(Ranks(rank, size, store=store))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,7 @@ from engine.diffusion.conditioning import Conditioning
 from engine.diffusion.guidance import passes
 from engine.domain import ClipRequest
 from engine.environment import available_cores
-from engine.errors import BackendUnavailable, GenerationError, OutOfMemory, StudioError
+from engine.errors import BackendUnavailable, ConfigError, GenerationError, OutOfMemory, StudioError
 from engine.models.attention import PlainDenoiser
 from engine.models.components import Components, device_of
 from engine.models.sharing import Sharing, share_tokens, token_sharing
@@ -48,7 +49,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Clip:
-    """Make the clip of `request`, after a step down to less memory if it is `lower`."""
+    """Make the clip of `request`; with less memory than before if `lower`."""
 
     request: ClipRequest
     lower: bool
@@ -109,8 +110,27 @@ class Member(LocalBackend):
         self._out_of_step = False  # a pass broke off while its tokens were shared: an exchange is left open
         self._branch_groups: dict[Layout, dist.ProcessGroup] = {}
         self._sharing: dict[Layout, Sharing | None] = {}
+
+    @classmethod
+    def load(cls, preset: Preset, ranks: Ranks, *, threads: int | None, **rest: object) -> Self:
+        """This rank's member, once every rank has one. Raises what went wrong on any of them."""
+        member: Self | None = None
+        error: BaseException | None = None
+        try:
+            member = cls(load_components(preset, threads), preset, ranks, **rest)
+        except BaseException as err:  # a Ctrl-C as well: the others wait for this rank's word
+            error = err
+        try:
+            raise_first(ranks.do(ranks.agree, failure(ranks.rank, error)), error)
+            if len(set(ranks.do(ranks.agree, member.components.note))) > 1:  # random weights are as large as fits
+                raise BackendUnavailable("The ranks have loaded models of different sizes.", "Free some memory.")
+        except BaseException:
+            if member is not None:
+                member.release()
+            raise
         for num_branches in range(1, MAX_BRANCHES + 1):  # here, not in a clip: no rank may be missing
-            ranks.do(self._form_groups, layout(ranks.size, num_branches))
+            ranks.do(member._form_groups, layout(ranks.size, num_branches))
+        return member
 
     def _form_groups(self, wanted: Layout) -> None:
         if wanted not in self._sharing:
@@ -208,7 +228,7 @@ class ParallelBackend(Member):
         device = f"{ranks.size} × {components.device.type}, {' and '.join(shared)} in parallel"
         self.info = replace(self.info, device=device)
         self._followers = followers
-        self._tries = 0
+        self._tier: str | None = None  # of memory, in the try before this one at the same clip
         self._short_of_memory: int | None = None  # the other rank that was, in the clip being made
         self._closed = False
 
@@ -219,9 +239,13 @@ class ParallelBackend(Member):
             return cls.open_among(joined(), preset, threads=threads)
         check_devices(preset, preset.gpus)
         followers = Followers(preset.gpus)
+        ranks: Ranks | None = None
         try:
-            return cls.open_among(followers.joined(), preset, threads=threads, followers=followers)
+            ranks = followers.joined()
+            return cls.open_among(ranks, preset, threads=threads, followers=followers)
         except BaseException:
+            if ranks is not None:
+                ranks.leave()
             followers.end()
             raise
 
@@ -231,13 +255,14 @@ class ParallelBackend(Member):
     ) -> "ParallelBackend":
         """Load the model of `preset` on all of `ranks`, the others of which wait for an order."""
         check_devices(preset, ranks.size)
+        if preset.cache != "none":
+            raise ConfigError(f"`cache: {preset.cache}` needs one GPU: each would skip other steps.")
         fingerprint = backends.fingerprint(preset, next(iter(preset.variants)))
         if threads is None and "OMP_NUM_THREADS" not in os.environ:
             threads = max(1, (available_cores() - 1) // ranks.size)
         try:
             ranks.do(ranks.tell, Open(preset, threads))
-            components = load_together(ranks, preset, threads)
-            backend = cls(components, preset, ranks, fingerprint=fingerprint, followers=followers)
+            backend = cls.load(preset, ranks, threads=threads, fingerprint=fingerprint, followers=followers)
         except RankLost as err:
             raise OutOfMemory(
                 f"Another process ended while “{preset.name}” was loaded, as a rule for lack of memory.",
@@ -248,7 +273,7 @@ class ParallelBackend(Member):
 
     def generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
         """See `Backend.generate`. Lost ranks are named as lack of memory, the usual cause; opening anew mends both."""
-        self._tries, self._short_of_memory = 0, None
+        self._tier = None
         try:
             yield from super().generate(request)
         except RankLost as err:
@@ -267,8 +292,10 @@ class ParallelBackend(Member):
     def _generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
         if self._out_of_step:
             raise RankLost("a pass was broken off")
-        self._ranks.do(self._ranks.tell, Clip(request, lower=self._tries > 0))
-        self._tries += 1
+        placement = self.components.placement
+        tier = placement.tier if placement is not None else ""
+        self._ranks.do(self._ranks.tell, Clip(request, lower=self._tier not in (None, tier)))
+        self._tier, self._short_of_memory = tier, None
         try:
             yield from super()._generate(request)
         except OutOfMemoryOn as err:
@@ -297,6 +324,8 @@ class ParallelBackend(Member):
         if not self._closed:
             self._closed = True
             self._ranks.do(self._dismiss)
+            if self._out_of_step:
+                self._ranks.abandon()
         super().close()
         if self._followers is not None:
             self._ranks.leave()
@@ -323,18 +352,6 @@ def lead(work: Callable[[], int]) -> int:
             ranks.do(ranks.tell, Exit(code))
         ranks.leave()
     return code
-
-
-def load_together(ranks: Ranks, preset: Preset, threads: int | None) -> Components:
-    """The model of `preset` here, once every rank has it. Raises what went wrong on any of them."""
-    components: Components | None = None
-    error: BaseException | None = None
-    try:
-        components = load_components(preset, threads)
-    except BaseException as err:  # a Ctrl-C as well: the others wait for this rank's word
-        error = err
-    raise_first(ranks.do(ranks.agree, failure(ranks.rank, error)), error)
-    return components
 
 
 def check_devices(preset: Preset, count: int) -> None:

@@ -87,11 +87,17 @@ class Ranks:
         with losses_noticed(self):
             dist.all_gather(into, own, group=group)
 
+    def abandon(self) -> None:
+        """Break off what is under way between GPUs, which else waits for a rank that never comes. Messages still go."""
+        for group in list(dist.distributed_c10d._world.pg_map):
+            if group is not self._control:
+                group.abort()
+
     def leave(self) -> None:
         """Let go of the others."""
         if dist.is_initialized():
             if self.lost:
-                dist.group.WORLD.abort()  # else what is under way on a GPU waits for a rank that never comes
+                self.abandon()
             self.do(dist.destroy_process_group)
         self._lane.shutdown()
 

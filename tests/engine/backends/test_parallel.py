@@ -21,7 +21,7 @@ import torch.distributed as dist
 from diffusers.models.attention_dispatch import AttentionBackendName
 
 from engine import cli, faults
-from engine.backends.base import Interrupted
+from engine.backends.base import Interrupted, Notice
 from engine.backends.local import LocalBackend
 from engine.backends.parallel import Exit, Layout, ParallelBackend, check_devices, layout
 from engine.backends.ranks import Ranks
@@ -45,8 +45,8 @@ FOLLOWER = """
     class Scripted(Follower):
         '''Fails where the prompt says so, and reports after each clip what it has done in all.'''
 
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
             for expert in self._experts:
                 expert.transformer.blocks[1].register_forward_pre_hook(self.fail_in_a_pass)
                 expert.transformer.blocks[1].norm1.register_forward_pre_hook(self.fail_in_a_pass)
@@ -55,7 +55,8 @@ FOLLOWER = """
             self.prompt = clip.request.prompt
             super()._follow(clip)
             with open(sys.argv[2], "a") as report:
-                report.write(json.dumps([clip.request.clip_id, asdict(self.counters)]) + "\\n")
+                done = asdict(self.counters) | {"tier": self.components.placement.tier}
+                report.write(json.dumps([clip.request.clip_id, done]) + "\\n")
 
         def _prepare(self, *args):
             if self.prompt == "no memory for the text":
@@ -65,7 +66,8 @@ FOLLOWER = """
             return super()._prepare(*args)
 
         def fail_in_a_pass(self, *_):
-            if self.prompt == "no memory in a pass":
+            whole = self.components.placement.tier in ("resident", "text on host")
+            if self.prompt == "no memory in a pass" or (self.prompt == "no memory for whole models" and whole):
                 raise MemoryError
             if self.prompt == "a bug in a pass":
                 raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -78,11 +80,18 @@ LEADER = """
     import os, pickle, signal, sys
     import numpy as np
     import psutil
+    from engine import faults
     from engine.backends import open_backend
     from engine.config import load_preset
     from engine.errors import OutOfMemory
 
     preset, request = load_preset(sys.argv[1]), pickle.load(open(sys.argv[2], "rb"))
+    if "reopen" in sys.argv:
+        try:
+            with faults.injected("model.loaded:eio"):
+                open_backend(preset, threads=1)
+        except OSError as err:
+            print(err.strerror, flush=True)
     backend = open_backend(preset, threads=1)
     if "reopen" in sys.argv:
         list(backend.generate(request))
@@ -161,8 +170,10 @@ def both(request, pair, tiny_preset, tmp_path_factory):
         case "a LoRA":
             lora = lora_file(preset.folder / "film.safetensors", build(WanSize()).transformer, 0)
             preset = preset.model_copy(update={"variants": {"film": VariantPreset(lora=lora)}})
+        case "a ladder of tiers":
+            preset = preset.model_copy(update={"tier": "resident"})
         case "second try":
-            with faults.injected("model.loaded:oom"), pytest.raises(OutOfMemory, match="The model “tiny” needs more"):
+            with faults.injected("model.loaded:eio"), pytest.raises(OSError, match="injected"):
                 ParallelBackend.open_among(ranks, preset, threads=1)
     together = ParallelBackend.open_among(ranks, preset, threads=1)
     if request.param == "one model for both":
@@ -314,6 +325,18 @@ def test_a_follower_without_memory_is_named_and_the_next_clip_works(both, clip_r
     assert equal(both, clip_request())
 
 
+@with_model("a ladder of tiers")
+def test_both_ranks_step_down_until_the_clip_fits_and_the_frames_stay(both, pair, clip_request):
+    alone, together = both
+    request = clip_request(prompt="no memory for whole models")
+    *before, result = together.generate(request)
+    assert [item.text[:17] for item in before if isinstance(item, Notice)] == ["Memory ran out: t", "Memory ran out: t"]
+    assert np.array_equal(result.frames, frames_of(alone, request))
+    for guidance_scale in (1.0, 5.0):  # streamed blocks, whose tokens are shared
+        assert equal(both, clip_request(guidance_scale=guidance_scale, clip_id=f"streamed {guidance_scale}"))
+    assert reported(pair, "streamed 5.0")["tier"] == together.components.placement.tier == "streamed"
+
+
 @with_model("tiny")
 def test_what_a_follower_has_to_say_to_the_user_is_said(both, clip_request):
     with pytest.raises(WeightsMismatch, match=r"The LoRA does not fit\. Choose another\."):
@@ -422,7 +445,8 @@ def led(folder, preset_file, request, *arguments):
     (folder / "leader.py").write_text(textwrap.dedent(LEADER))
     (folder / "request.pickle").write_bytes(pickle.dumps(request))
     files = [folder / name for name in ("leader.py", "request.pickle", "frames.npy")]
-    leader = launched(files[0], preset_file, *files[1:], *arguments, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, files[0], preset_file, *files[1:], *arguments]
+    leader = subprocess.Popen(command, env=ENVIRONMENT | {"TMPDIR": str(folder)}, stdout=subprocess.PIPE, text=True)
     printed, _ = leader.communicate(timeout=120)
     assert leader.returncode == -signal.SIGKILL
     return printed.splitlines(), np.load(files[2])
@@ -441,15 +465,16 @@ def test_a_preset_for_two_gpus_starts_a_follower_that_dies_with_its_leader(
 ):
     (device, pid), frames = led(tmp_path, preset_file, clip_request())
     assert is_gone(int(pid))
+    assert not list(tmp_path.glob("svi-ranks-*"))
     assert device == "2 × cpu, guidance in parallel"
     assert np.array_equal(frames, frames_of(LocalBackend(tiny_components, tiny_preset), clip_request()))
 
 
 @pytest.mark.slow
-def test_a_follower_that_was_killed_is_named_and_opening_anew_mends_it(preset_file, clip_request, tmp_path):
+def test_after_a_failed_start_or_a_killed_follower_opening_anew_mends_it(preset_file, clip_request, tmp_path):
     (*messages, _, pid), frames = led(tmp_path, preset_file, clip_request(), "reopen")
     sentence = "Clip 1 stopped: the processes have lost one another, as a rule for lack of memory."
-    assert messages == [sentence, sentence]
+    assert messages == ["Input/output error (injected at model.loaded)", sentence, sentence]
     assert is_gone(int(pid))
     assert len(frames) == 9
 
