@@ -5,18 +5,24 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from engine import backends
+from engine import backends, tiers
 from engine.config import load_preset, preset_names
 from engine.environment import available_cores
 from engine.errors import StudioError
+from engine.tiers import Machine
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "gradio", "av", "pillow")
 
 
-def examine(folder: Path) -> dict:
-    """Python, packages, device, memory, disk at `folder`, the video encoder, and each preset's state."""
+def examine(folder: Path, machine: Machine | None = None) -> dict:
+    """Python, packages, device, memory, disk at `folder`, the video encoder, and each preset's state.
+
+    machine: what presets are to run on, this one unless given.
+    """
+    machine = machine or _machine()
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -24,9 +30,10 @@ def examine(folder: Path) -> dict:
         "memory_gb": _memory_gb(),
         "disk_free_gb": round(shutil.disk_usage(_existing(folder)).free / 1e9, 1),
         "device": _device(),
+        "notes": list(machine.notes),
         "torchvision": _torchvision(),
         "h264_encoder": _h264(),
-        "presets": {name: _preset_state(name) for name in preset_names()},
+        "presets": {name: _preset_state(name, machine) for name in preset_names()},
     }
 
 
@@ -44,9 +51,27 @@ def lines(report: dict) -> list[str]:
         f"{report['disk_free_gb']} GB free on disk",
         f"torchvision: {report['torchvision']} · H.264 encoder: {'yes' if report['h264_encoder'] else 'missing'}",
     ]
+    out += report["notes"]
     for name, state in report["presets"].items():
         out.append(f"{'ready  ' if state['ready'] else 'missing'}  {name}: {state['title']}. {state['note']}".rstrip())
+        if state["forecast"]:
+            if state["forecast"]["tier"]:
+                out.append(f"         {_forecast_line(state['forecast'])}")
+            out += [f"         {problem}" for problem in state["forecast"]["problems"]]
     return out
+
+
+def _forecast_line(seen: dict) -> str:
+    """What a clip takes, in one line."""
+    time = f"about {seen['minutes_per_clip']} min a clip ({seen['basis']})"
+    parts = [
+        f"tier “{seen['tier']}”",
+        f"{seen['vram_gb']} GB GPU memory" if seen["vram_gb"] else "no GPU",
+        f"{seen['ram_gb']} GB memory",
+        f"{seen['disk_gb']} GB disk",
+        time if seen["minutes_per_clip"] is not None else "time a clip not known for this machine",
+    ]
+    return " · ".join(parts)
 
 
 def _version(name: str) -> str | None:
@@ -74,6 +99,19 @@ def _device() -> str:
     return f"CPU ({platform.machine()}, {sys.platform})"
 
 
+def _machine() -> Machine:
+    """The machine as its tools tell, or its CPU alone where torch finds no GPU, with the reason."""
+    seen = tiers.machine_seen()
+    try:
+        import torch
+    except ImportError:
+        return seen
+    if not seen.has_gpu or torch.cuda.is_available():
+        return seen
+    notes = tiers.gpu_notes(torch.version.cuda, driver="see nvidia-smi")
+    return replace(seen, name="this CPU", kind="cpu", free_vram=0, total_vram=0, compute_capability=None, notes=notes)
+
+
 def _torchvision() -> str:
     from engine.environment import ensure_torchvision
 
@@ -91,16 +129,20 @@ def _h264() -> bool:
     return "libx264" in av.codecs_available
 
 
-def _preset_state(name: str) -> dict:
+def _preset_state(name: str, machine: Machine) -> dict:
+    forecast = None
     try:
         preset = load_preset(name)
+        if preset.family == "wan":
+            forecast = asdict(tiers.forecast(preset, machine, preset.offered_resolutions()[0]))
         backends.fingerprint(preset, next(iter(preset.variants)))
     except StudioError as err:
-        return {"ready": False, "title": name, "note": str(err)}
+        return {"ready": False, "title": name, "note": str(err), "forecast": forecast}
     width, height = preset.resolutions[0]
     seconds = preset.num_frames / preset.fps
     return {
         "ready": True,
+        "forecast": forecast,
         "title": preset.title,
         "note": f"{seconds:.1f} s a clip, {width}×{height} at {preset.fps} fps. {preset.description}",
     }

@@ -5,9 +5,13 @@ configurations; bytes of activations are the peak of what diffusers 0.42 allocat
 float32 VAE. A test walks the ladder on a stand-in for a GPU and holds these figures to it; no card has confirmed them.
 """
 
+import importlib.metadata
 import json
 import logging
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from typing import Literal
 
 from engine.config import Preset, TierName, models_dir
 from engine.domain import Resolution
+from engine.environment import free_memory
 from engine.errors import ConfigError, nearest
 from engine.variants import Base
 
@@ -174,6 +179,33 @@ def gpu_notes(
     return ()
 
 
+def machine_seen() -> Machine:
+    """This machine without torch: the first GPU that NVIDIA's tool lists, unless the installed torch cannot use one."""
+    query = "--query-gpu=name,memory.free,memory.total,compute_cap,driver_version"
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        name, free, total, capability, driver = (part.strip() for part in told.stdout.splitlines()[0].split(","))
+        vram = int(free) << 20, int(total) << 20
+        major, minor = (int(digit) for digit in capability.split("."))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        has_mps = sys.platform == "darwin" and platform.machine() == "arm64"
+        return Machine("this CPU", "mps" if has_mps else "cpu", free_memory(), notes=gpu_notes(has_mps=has_mps))
+    try:
+        for_cpu = "+cpu" in importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        for_cpu = False
+    if for_cpu:
+        return Machine("this CPU", "cpu", free_memory(), notes=gpu_notes(driver=driver))
+    notes = gpu_notes(has_gpu=True, capability=(major, minor))
+    return Machine(name, "cuda", free_memory(), *vram, compute_capability=(major, minor), notes=notes)
+
+
 # ---- the ladder
 
 
@@ -318,9 +350,11 @@ def _on_cpu(machine: Machine, sizes: ModelSizes, work: Activations) -> Choice:
     ram = reserve(sizes) + sizes.on_cpu + max(2 * work.step, work.encode, work.decode)
     tier = Tier("resident", "the whole model is in host memory", 0, ram)
     if ram > machine.free_ram:
+        lowest = ladder(sizes, work)[-1]
         missing = (
             f"On the CPU the model needs {in_gb(ram)} GB of memory and {in_gb(machine.free_ram)} GB are free: "
-            f"{in_gb(ram - machine.free_ram)} GB are missing."
+            f"{in_gb(ram - machine.free_ram)} GB are missing. With a GPU, {lowest.needs} are enough (tier "
+            f"“{lowest.name}”)."
         )
         return Choice((tier,), None, " ".join([missing, *machine.notes]))
     return Choice((tier,), tier, " ".join([f"The model computes on the CPU ({machine.name}).", *machine.notes]))
