@@ -98,7 +98,7 @@ def needs_rows(expected: Forecast, machine: Machine) -> list[Row]:
     if machine.has_gpu:
         rows.append(("GPU memory", f"about {expected.vram_gb:g} GB; {tiers.in_gb(machine.free_vram)} GB were free"))
     rows.append(("Host memory", f"about {expected.ram_gb:g} GB; {tiers.in_gb(machine.free_ram)} GB were free"))
-    return [*rows, ("Disk", f"about {expected.disk_gb:g} GB for the weights")]
+    return [*rows, *([("Disk", f"about {expected.disk_gb:g} GB for the weights")] if expected.disk_gb else [])]
 
 
 def time_rows(preset: Preset, paces: Paces, resolution: Resolution, expected: Forecast | None = None) -> list[Row]:

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is killed
 STALL_FACTOR = 10  # so is one whose step takes this many times the usual …
 STALL_FLOOR_S = 25.0  # … and at least this long
+STALL_FLOOR_FULL_SIZE_S = 600.0  # 14B fuses LoRAs, reads prompts and moves experts between two steps
 STALL_UNKNOWN_S = 1800.0  # before anything was measured
 LOAD_AGAIN_S = (20.0, 600.0)  # a model that could not be loaded is tried again, first and last interval
 STALLED_S = 3.0  # a step without news for so long lets pages fetch a new estimate …
@@ -621,7 +622,7 @@ class JobQueue:
         if worker.silent_s() > SILENT_BEATS * self._options.beat_s:
             return f"no sign of life for {worker.silent_s():.0f} s"
         job = self._lane.job
-        if job and self._lane.sent:
+        if job and self._lane.sent and not self._lane.loading:
             stalled_s = time.monotonic() - self._lane.last_event
             if stalled_s > self._stall_limit_s(job):
                 return f"no step for {stalled_s:.0f} s"
@@ -633,7 +634,9 @@ class JobQueue:
             project = self._projects.project(job.project_id)
             pace = self.paces.of(project, draft_steps=self._draft_steps(project, live.clip_id) if live else None)
             if pace.step_s is not None and pace.finish_s is not None:
-                return max(STALL_FLOOR_S, STALL_FACTOR * max(pace.step_s, pace.finish_s))
+                is_pocket = self._projects.preset(project).family == "pocket"
+                floor_s = STALL_FLOOR_S if is_pocket else STALL_FLOOR_FULL_SIZE_S
+                return max(floor_s, STALL_FACTOR * max(pace.step_s, pace.finish_s))
         return STALL_UNKNOWN_S
 
     def _lose_worker(self, worker: Worker, reason: str) -> None:

@@ -26,7 +26,7 @@
     return el("div.command", {}, code, button);
   };
 
-  const readme = () => el("a", { href: svi.signed(`${URL()}readme#:~:text=weights%20download`), target: "_blank", rel: "noopener" }, "About weights in the README");
+  const readme = () => el("a", { href: `${svi.signed(`${URL()}readme`)}#:~:text=weights%20download`, target: "_blank", rel: "noopener" }, "About weights in the README");
 
   const table = (rows) => {
     const head = ["GPU memory", "Host memory", "How it runs"].map((name) => el("th", { scope: "col" }, name));

@@ -233,6 +233,17 @@ def test_a_hung_step_is_noticed_though_the_heart_beats(open_studio, new_film, mo
     film.until_phase("finished")
 
 
+def test_a_full_size_model_may_think_for_minutes_between_two_steps(quiet, new_film):
+    film = new_film(quiet, clips=1)
+    library = quiet.actions.library
+    quiet.queue.paces.add(library.project(film.id), step_s=2.0, finish_s=2.0)
+    film.do("generate")
+    job = quiet.queue.job_of(film.id)
+    assert quiet.queue._stall_limit_s(job) == queue_module.STALL_FLOOR_S
+    library._presets["tiny"] = quiet.preset.model_copy(update={"family": "wan"})
+    assert quiet.queue._stall_limit_s(job) == 600
+
+
 def test_a_clip_that_keeps_killing_the_worker_fails_and_the_studio_lives(open_studio, new_film):
     film = new_film(open_studio("suicidal"), clips=2)
     film.do("generate")

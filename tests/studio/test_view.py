@@ -161,6 +161,18 @@ def test_editing_a_clip_makes_later_ones_stale_with_the_reason(store, preset):
     assert all(segment["stale"] for segment in seen["film"]["segments"]), "stale clips stay playable"
 
 
+def test_a_take_without_trained_weights_says_so_once_there_are_some(store, preset):
+    render(store, preset, 1)
+    store.edit(lambda project: storyboard.set_seed(project, project.clips[0].id, 5))
+    facts = facts_of(store, preset)
+    first = facts.plan.clips[0]
+    noise = first.take.model_copy(update={"backend": "tiny · random weights", "seed": 5})
+    clips = (replace(first, take=noise), *facts.plan.clips[1:])
+    assert (
+        state(replace(facts, plan=replace(facts.plan, clips=clips)))["clips"][0]["badge"] == "made with random weights"
+    )
+
+
 def test_a_card_has_the_meter_of_the_take_it_shows_and_none_while_a_new_one_is_made(store, preset):
     render(store, preset, 2)
     facts = facts_of(store, preset)
