@@ -56,7 +56,7 @@ def commit(
                 image.save_png(frame, temp / "tail" / f"{number}.png")
             if tail_latents is not None:
                 faults.hit("tail.write")
-                (temp / "tail" / LATENTS).write_bytes(_packed(tail_latents))
+                _write_latents(tail_latents, temp / "tail" / LATENTS)
             faults.hit("poster.write")
             video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
@@ -147,30 +147,41 @@ def tail(path: Path, count: int) -> np.ndarray:
     return np.stack([image.load(name) for name in names[-count:]])
 
 
-def _packed(latents: np.ndarray) -> bytes:
-    """Latents with their checksum: unlike a picture's, their format has none."""
-    whole = np.ascontiguousarray(latents, np.float32)  # of a view, save() writes other numbers
-    return safetensors.numpy.save({"latents": whole, "sha256": _checksum(whole)})
-
-
-def _checksum(latents: np.ndarray) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(latents.tobytes()).digest(), np.uint8)
-
-
 def tail_latents(path: Path, count: int) -> np.ndarray:
     """The last `count` denoised latent frames of the take in folder `path`: float32 (C, count, h, w)."""
-    try:
-        stored = safetensors.numpy.load((path / "tail" / LATENTS).read_bytes())
-        latents = stored["latents"]
-        whole = np.array_equal(stored["sha256"], _checksum(latents)) and np.isfinite(latents).all()
-    except (OSError, KeyError, safetensors.SafetensorError):
-        whole = False
-    if not whole or latents.ndim != 4 or latents.shape[1] < count:
+    latents = _read_latents(path / "tail" / LATENTS)
+    if latents is None or latents.shape[1] < count:
         raise ProjectError(
             "A finished clip lacks the latents that the next one starts from.",
             "Regenerate it; the clips before it are safe.",
         )
     return latents[:, -count:]
+
+
+def _write_latents(latents: np.ndarray, path: Path) -> None:
+    """Store latents with their checksum: unlike a picture's, their format has none.
+
+    Raises `ProjectError` when they cannot be read back: a take that cannot be continued is made again without end.
+    """
+    whole = np.ascontiguousarray(latents)  # of a view, save() writes other numbers
+    path.write_bytes(safetensors.numpy.save({"latents": whole, "sha256": _checksum(latents)}))
+    if _read_latents(path) is None:
+        raise ProjectError("The latents of a clip could not be stored.", "Check the disk, then resume.")
+
+
+def _read_latents(path: Path) -> np.ndarray | None:
+    """Latents (C, n, h, w) as they were stored, or None."""
+    try:
+        stored = safetensors.numpy.load(path.read_bytes())
+        latents, checksum = stored["latents"], stored["sha256"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+    whole = latents.ndim == 4 and np.isfinite(latents).all() and np.array_equal(checksum, _checksum(latents))
+    return latents if whole else None
+
+
+def _checksum(latents: np.ndarray) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(latents.tobytes()).digest(), np.uint8)
 
 
 def remove_leftovers(folder: Path) -> int:
