@@ -131,7 +131,7 @@
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
         })),
-        part("notice", el("p.hint", { hidden: true })),
+        part("notice", el("p.notice", { hidden: true })),
         part("counter", el("p.counter", { hidden: true })),
         part("hint", el("p.hint", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),

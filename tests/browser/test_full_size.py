@@ -88,6 +88,7 @@ def test_without_weights_or_a_gpu_the_page_says_what_is_needed(opened, tmp_path,
     studio = opened("svi-2-pro", SVI_MODELS_DIR=str(tmp_path / "models"))
     screen = open_screen(studio, color_scheme="light", viewport={"width": 1280, "height": 900})
     page, panel = screen.page, screen.page.locator("#machine")
+    screen.wait("window.svi.setup.machine.known")  # the worker has looked
     expect(panel).to_contain_text("SVI 2.0 Pro, Wan 2.2 A14B needs a GPU")
     expect(panel.locator("tbody tr")).to_have_count(6)
     expect(panel).to_contain_text("Not here yet: Wan 2.2 image-to-video A14B, two experts; SVI 2.0 Pro for Wan 2.2")
@@ -121,6 +122,7 @@ def test_random_weights_are_marked_everywhere_and_memory_is_said_where_it_ran_ou
     page = screen.page
     mark = page.locator("#random-mark")
     expect(mark).to_contain_text("Random weights: pictures will be noise. For trying the page only.")
+    screen.wait("window.svi.setup.machine.known")
     expect(page.locator("#machine")).to_contain_text("NVIDIA H200, 150 GB, compute capability 9.0")
     expect(page.locator("#machine")).to_contain_text("random, as large as this machine holds")
     page.locator("#size").get_by_label("64p").check()
