@@ -326,7 +326,14 @@ def run_draft(args: argparse.Namespace, say) -> None:
 
 def run_bench(args: argparse.Namespace, say) -> None:
     preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
-    if args.what == "speed" and preset.family == "wan":
+    if args.what == "memory":
+        from engine.evaluation import memory
+
+        report = memory.run(
+            preset, cap_gb=args.cap_gb, size=args.size, steps=check_steps(args.steps), num_blocks=args.blocks
+        )
+        text = memory.table(report)
+    elif args.what == "speed" and preset.family == "wan":
         report, text = bench_throughput(preset, args)
     elif args.what == "speed":
         from engine.evaluation import speed
@@ -642,13 +649,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
 
     sub = command(
-        "bench", run_bench, "Measure: speed against a naive loop; the embedded model, or its drift, against the truth."
+        "bench", run_bench, "Measure: speed, memory tiers, the embedded model, or its drift, against what was expected."
     )
-    sub.add_argument("what", choices=("speed", "pocket", "drift"))
+    sub.add_argument("what", choices=("speed", "memory", "pocket", "drift"))
     sub.add_argument("--quick", action="store_true", help="a smaller run (speed)")
     speed = sub.add_argument_group("speed of a Wan preset", "--steps, --clips and --size are those of its clips")
     speed.add_argument("--blocks", type=int, metavar="N", help="so many blocks of the published width (random weights)")
     speed.add_argument("--compile", action="store_true", help="compile the blocks on a CPU too: takes minutes")
+    sub.add_argument("--cap-gb", type=float, metavar="GB", help="make do with so much GPU memory (memory)")
     sub.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a contact sheet (pocket)")
     drift = sub.add_argument_group("drift", "the same long films from every LoRA, measured; a stopped run goes on")
     drift.add_argument("--clips", type=int, metavar="N", help="clips a film (default 50)")

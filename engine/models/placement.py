@@ -141,9 +141,24 @@ class WanPlacement:
             tiers.learn(self._key(seen), tier=lower.name, free_vram=seen.free_vram)
         return f"Memory ran out: {lower.meaning} from now on (tier “{lower.name}”), and the clip starts again."
 
+    def go_down(self) -> Tier | None:
+        """Move to the very next tier, whether it fits or not, for measuring; None at the end of the ladder."""
+        names = [tier.name for tier in self._rungs]
+        below = self._rungs[names.index(self.tier) + 1 :]
+        if not below:
+            return None
+        self._move_to(self._rungs, below[0])
+        return self._tier
+
     def held_on_device(self) -> int:
         """Bytes of the weights that lie on the device at this moment."""
         return sum(bytes_of(module, on=self.device) for _, module in self._parts)
+
+    def kept_whole(self) -> int:
+        """Bytes of the parts that the tier keeps on the device between passes; what streams is not among them."""
+        waiting = [part for part in self._experts() if self.tier == "experts in turn" and part is not self._current]
+        whole = [module for _, module in self._parts if not is_offloaded(module) and module not in waiting]
+        return sum(map(bytes_of, whole))
 
     # ---- which tier
 
@@ -276,6 +291,11 @@ def end_offloading(module: nn.Module) -> None:
             registry.remove_hook(name, recurse=False)
     if offloaded:
         HookRegistry.check_if_exists_or_initialize(module).invalidate_child_registries_cache()
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    hooks = (part._diffusers_hook.hooks for part in module.modules() if hasattr(part, "_diffusers_hook"))
+    return any(OFFLOADING_HOOKS[0] in names for names in hooks)
 
 
 def keep_in_8_bits(transformer: WanTransformer3DModel, dtype: torch.dtype) -> None:
