@@ -16,15 +16,17 @@ How many frames are trimmed shows in the film, not in a clip: there every frame 
 rule applies that both passes of guidance see the condition.
 """
 
+import inspect
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from engine.media import image, video
+from tests.engine.published import upstream
 from tests.engine.published.films import METHODS, Checkpoint, Made, generate, write_checkpoint
 from tests.engine.published.mistakes import MISTAKES, Mistake
-from tests.engine.published.upstream import METHODS as UPSTREAM
 
 Film = tuple[Checkpoint, Made]
 WORST_LEVELS, WORST_MEAN = 1, 0.05
@@ -74,7 +76,7 @@ def test_a_film_from_the_command_line_has_upstreams_frames(film, name):
 def test_a_clip_continues_the_last_frames_of_the_one_before_losslessly(film, name):
     checkpoint, made = film(name)
     first, second = made.requests
-    count = UPSTREAM[name].motion_frames
+    count = upstream.METHODS[name].motion_frames
     folder = made.store.take_folder(first.digest) / "tail"
     kept = np.stack([image.load(folder / f"{number}.png") for number in range(5)])
     assert np.array_equal(kept, made.frames[0][-5:])
@@ -95,7 +97,11 @@ def test_the_film_is_every_clip_without_the_head_that_the_film_has_already(film,
     every = np.concatenate(made.frames).astype(int)
     nearest = [int(np.abs(every - frame).mean(axis=(1, 2, 3)).argmin()) for frame in video.decode(made.exported)]
     length = len(made.frames[0])
-    assert nearest == [*range(length), *range(length + UPSTREAM[name].overlap, 2 * length)]
+    assert nearest == [*range(length), *range(length + upstream.METHODS[name].overlap, 2 * length)]
+
+
+def test_the_yardstick_imports_nothing_of_the_studio():
+    assert not re.findall(r"^\s*(?:from|import) (?:engine|studio)\b.*", inspect.getsource(upstream), re.MULTILINE)
 
 
 def test_every_pitfall_that_can_show_is_among_the_mistakes():
