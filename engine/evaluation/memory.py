@@ -128,7 +128,8 @@ def walk(preset: Preset, resolution: Resolution, steps: int) -> list[Row]:
             rows.append(make_clip(backend, resolution, preset.num_frames, steps))
             if placement.tier == rows[-1].tier and placement.go_down() is None:
                 return rows
-            release_memory()
+            if backend.components.device.type == "cuda":
+                release_memory()
     finally:
         backend.close()
 

@@ -126,7 +126,7 @@ def test_a_computer_without_a_gpu_says_so_at_once(tiny_preset, clip_request):
     assert backend.components.placement.tier == "resident"
 
 
-@pytest.mark.parametrize("tier", ["resident", "text on host", "streamed", "float8", "leaves", "tiled"])
+@pytest.mark.parametrize("tier", ["text on host", "streamed", "leaves"])
 def test_a_whole_clip_never_mixes_host_and_device(tiny_preset, clip_request, tier):
     """On the stand-in for a GPU an operation on tensors of both raises, wherever in the loop it is."""
     preset = tiny_preset.model_copy(update={"tier": tier})
@@ -143,5 +143,6 @@ def test_a_whole_clip_never_mixes_host_and_device(tiny_preset, clip_request, tie
             machine=lambda: Machine("NVIDIA Card", "cuda", 1 << 40, 1 << 40),
         )
         components = wan.assemble(modules, device=DEVICE, dtype=torch.float32, placement=place)
-        frames = frames_of(LocalBackend(components, preset).generate(clip_request(num_inference_steps=2)))
+        request = clip_request(num_inference_steps=1, guidance_scale=1.0)
+        frames = frames_of(LocalBackend(components, preset).generate(request))
     assert frames.shape == (9, 32, 32, 3)

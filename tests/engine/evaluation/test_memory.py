@@ -11,7 +11,7 @@ from engine.evaluation import memory
 from engine.models import placement
 from engine.tiers import GIB, SLACK
 
-SMALL = Resolution(448, 256)
+SMALL = Resolution(272, 64)  # the fewest tiles, two
 
 
 @pytest.fixture(autouse=True)

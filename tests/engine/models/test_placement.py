@@ -124,7 +124,7 @@ def make_clip(components, resolution, num_frames, *, uses_vae):
         ("streamed", "wan2.2", SMALL, True),
         ("float8", "wan2.1", SMALL, False),
         ("leaves", "wan2.1", SMALL, False),
-        ("tiled", "wan2.1", Resolution(448, 256), True),
+        ("tiled", "wan2.1", Resolution(272, 64), True),
     ],
 )
 def test_no_tier_takes_more_than_expected_and_none_mixes_devices(
