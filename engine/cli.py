@@ -22,7 +22,7 @@ from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading,
 from engine.project.store import Store
 from engine.story.drafter import TemplateDrafter
 from engine.story.prompts import read_prompts
-from engine.variants import VARIANTS
+from engine.variants import VARIANTS, Variant
 from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
@@ -166,15 +166,16 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
         raise InputError(
             "A new film needs prompts.", "Add --prompts FILE or --prompt TEXT (or write one with “draft”)."
         )
-    count = check_num_clips(args.clips if args.clips is not None else len(prompts))
     variant = args.variant or "film"
+    row = preset.variant(variant)
+    count = check_num_clips(args.clips if args.clips is not None else len(prompts) * row.clips_per_prompt)
     if args.draft and preset.draft is None:
         raise InputError(f"The preset “{preset.name}” has no draft quality.", "Leave --draft out.")
     return film.create(
         folder,
         args.image,
         preset,
-        prompts=spread(prompts, count, variant),
+        prompts=spread(prompts, count, row),
         variant=variant,
         seed=check_seed(args.seed) if args.seed is not None else 0,
         num_inference_steps=check_steps(args.steps),
@@ -192,9 +193,11 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> 
         check_num_clips(args.clips)
     prompts = prompts_from(args)
     have = [clip.prompt for clip in project.clips]
-    count = max(args.clips or len(prompts) or len(have), len(have))
-    wanted = spread(prompts, count, project.variant) if prompts else None
-    given = len(have) if args.clips or len(prompts) == 1 else len(prompts)  # a longer film was extended meanwhile
+    row = preset.variant(project.variant)
+    all_given = len(prompts) * row.clips_per_prompt
+    count = max(args.clips or all_given or len(have), len(have))
+    wanted = spread(prompts, count, row) if prompts else None
+    given = len(have) if args.clips or len(prompts) == 1 else all_given  # a longer film was extended meanwhile
     differing = [i for i, (a, b) in enumerate(zip(wanted or [], have, strict=False)) if a != b and i < given]
     if differing:
         index = differing[0]
@@ -233,7 +236,7 @@ def run_extend(args: argparse.Namespace, say) -> None:
     prompts = prompts_from(args)
     if prompts and args.clips is None:
         count = len(prompts)
-    more = spread(prompts, count, "film") if prompts else drafted(store, preset, count)
+    more = [prompts[index % len(prompts)] for index in range(count)] if prompts else drafted(store, preset, count)
     check_num_clips(len(store.load().clips) + len(more))
     store.edit(lambda project: storyboard.append(project, more))
     finish(store, preset, args, say)
@@ -514,11 +517,12 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     return [clean_prompt(args.prompt)] if args.prompt is not None else []
 
 
-def spread(prompts: Sequence[str], count: int, variant: str) -> list[str]:
-    """`count` prompts: the first one only for a variant with one prompt, else the list over and over, as upstream."""
-    if VARIANTS[variant].prompt_policy == "one":
+def spread(prompts: Sequence[str], count: int, row: Variant) -> list[str]:
+    """`count` prompts: the first one only for a variant with one prompt, else each as often in a row as the method
+    wants it, and the list over and over, as upstream."""
+    if row.prompt_policy == "one":
         return [prompts[0]] * count
-    return [prompts[index % len(prompts)] for index in range(count)]
+    return [prompts[index // row.clips_per_prompt % len(prompts)] for index in range(count)]
 
 
 def drafted(store: Store, preset: Preset, count: int) -> list[str]:

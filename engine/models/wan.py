@@ -289,10 +289,10 @@ def check_base(preset: Preset, modules: Modules) -> None:
         found = "a text-to-video model"
     elif modules.low_noise_transformer is not None:
         found = "wan2.2"
-    elif preset.base == "wan2.2":
-        found = "wan2.1" if config.image_dim is not None else "one expert of Wan 2.2, without transformer_2/,"
+    elif config.image_dim is None:
+        found = "one expert of Wan 2.2, without transformer_2/,"
     else:
-        return
+        found = "wan2.1"
     if found != preset.base:
         folder = shown(preset.path(preset.model))
         raise WeightsMismatch(

@@ -383,3 +383,20 @@ def test_drafts_whose_preset_lost_its_draft_quality_can_still_be_finalized(run, 
     assert "Set the clips to full quality" in capsys.readouterr().err
     assert run("finalize") == 0
     assert [draft for _, draft, _, _ in shown()] == [False] * 4
+
+
+def test_svi_2_0_uses_each_prompt_twice_as_its_script_does():
+    assert cli.spread(["a", "b"], 5, METHODS["svi-2.0"]) == ["a", "a", "b", "b", "a"]
+    assert cli.spread(["a", "b"], 3, METHODS["svi-film"]) == ["a", "b", "a"]
+    assert cli.spread(["a", "b"], 3, METHODS["svi-shot"]) == ["a", "a", "a"]
+
+
+def test_a_new_film_of_svi_2_0_has_two_clips_a_prompt_and_can_be_continued(tmp_path, picture):
+    write_tiny_wan(tmp_path, preset=PRESET + "variants: {film: {method: svi-2.0}}\n")
+    (tmp_path / "story.txt").write_text("night falls\nfog rolls in\n")
+    words = ["generate", "--preset", str(tmp_path / "tiny.yaml"), "--prompts", str(tmp_path / "story.txt")]
+    words += ["--project", str(tmp_path / "film")]
+    assert cli.main([*words, "--image", str(picture)]) == 0
+    prompts = [clip.prompt for clip in Store(tmp_path / "film").load().clips]
+    assert prompts == ["night falls", "night falls", "fog rolls in", "fog rolls in"]
+    assert cli.main(words) == 0

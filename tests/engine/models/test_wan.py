@@ -13,7 +13,7 @@ from engine.config import load_preset
 from engine.errors import BackendUnavailable, ConfigError, WeightsMismatch, WeightsMissing
 from engine.models import components, wan
 from engine.models.untrained import WanSize, build
-from tests.engine.models.tiny import PRESET, write_tiny_wan
+from tests.engine.models.tiny import PRESET, write_tiny_wan, write_tiny_wan22
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,16 @@ def test_clip_features_come_from_the_last_but_one_block(tiny_components, stock):
     torch.testing.assert_close(features, hidden[1])
 
 
-def test_a_model_without_picture_tokens_needs_no_image_encoder(tmp_path):
-    loaded = components.load(write_tiny_wan(tmp_path, takes_picture=False))
+def test_wan_2_2_has_no_picture_tokens_and_needs_no_image_encoder(tmp_path):
+    loaded = components.load(write_tiny_wan22(tmp_path))
     assert loaded.encode_image is None
     assert loaded.transformer.config.image_dim is None
+    assert loaded.low_noise_transformer is not None
+
+
+def test_one_expert_of_wan_2_2_does_not_pass_for_wan_2_1(tmp_path):
+    with pytest.raises(WeightsMismatch, match=r"made for wan2\.1.*one expert of Wan 2\.2"):
+        components.load(write_tiny_wan(tmp_path, takes_picture=False))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "tokenizer", "image_encoder"])
