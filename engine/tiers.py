@@ -211,7 +211,8 @@ def machine_seen() -> Machine:
 
 @dataclass(frozen=True)
 class Tier:
-    """One way to place a model. vram_bytes: expected peak on the GPU; ram_bytes: peak in host memory, loading included.
+    """One way to place a model. vram_bytes: expected peak on the GPU; ram_bytes: peak in host memory, loading included;
+    kept_bytes: weights that stay in host memory.
 
     exact: the pictures are those of every other exact tier. meaning: what it does, in words.
     """
@@ -220,6 +221,7 @@ class Tier:
     meaning: str
     vram_bytes: int
     ram_bytes: int
+    kept_bytes: int = 0
     exact: bool = True
 
     @property
@@ -249,7 +251,8 @@ def ladder(sizes: ModelSizes, work: Activations, *, in_8_bits: bool = False) -> 
 
     def tier(name: TierName, vram: int, *, kept: Sequence[int], text: bool = True, image: bool = True) -> Tier:
         ram = host_peak(sizes, kept=kept, keeps_text=text, keeps_image=image)
-        return Tier(name, MEANINGS[name], vram + SLACK, ram, exact=not in_8_bits and name != "tiled")
+        stays = sum(kept) + sizes.text * text + sizes.image * image
+        return Tier(name, MEANINGS[name], vram + SLACK, ram, stays, exact=not in_8_bits and name != "tiled")
 
     def off_the_gpu(name: TierName, weights: int, decode: int) -> Tier:
         """No expert stays on the GPU; the encoders come and go by layers."""
@@ -470,6 +473,9 @@ class Forecast:
 
 def forecast(preset: Preset, machine: Machine, resolution: Resolution) -> Forecast:
     """What to expect of `preset` at `resolution`, before anything is loaded. Nothing on the disk is changed."""
+    if preset.device == "cpu":
+        machine = Machine("this CPU", "cpu", machine.free_ram)
+    machine = replace(machine, free_ram=machine.free_ram // preset.gpus)  # each process loads the model
     work = Activations.of(resolution, preset.num_frames, branches=preset.branches)
     known = lesson(lesson_key(preset, resolution, machine))
     sizes = sizes_of(preset)

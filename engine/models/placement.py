@@ -35,11 +35,7 @@ Part = TypeVar("Part", bound=nn.Module)
 OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 CASTING_HOOK = "layerwise_casting"
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)  # of those that diffusers offloads and casts
-WHOLE: tuple[str, ...] = (
-    "resident",
-    "text on host",
-    "experts in turn",
-)  # tiers whose experts are on the GPU as a whole
+WHOLE = ("resident", "text on host", "experts in turn")  # tiers that keep an expert on the GPU as a whole
 HINT = (
     "Close other programs, choose a smaller preset or a GGUF file of this one, or name a tier in the preset (`tier:`) "
     "to try it anyway."
@@ -65,7 +61,7 @@ class WanPlacement:
     ) -> None:
         """Choose a tier, `lowered` below the first that fits. Raises `OutOfMemory` when there is none."""
         self.preset, self.device, self.dtype, self.sizes = preset, device, dtype, sizes
-        self._look = machine or (lambda: machine_here(device))
+        self._machine = machine or (lambda: machine_here(device))
         self._parts: list[tuple[Role, nn.Module]] = []
         self._current: nn.Module | None = None
         largest = max(preset.offered_resolutions(), key=lambda size: size.width * size.height)
@@ -114,14 +110,13 @@ class WanPlacement:
         seen = self._look()
         if not seen.has_gpu:
             return None
-        seen = self._with_own(seen)
         self._rungs = tiers.ladder(self.sizes, self._work(), in_8_bits=self._in_8_bits)
         names = [tier.name for tier in self._rungs]
         first = names.index(self.tier)
         if self.preset.tier == "auto":
             remembered = tiers.lesson(self._key(seen)).tier_for(seen)
             first = max(first, names.index(remembered) if remembered in names else 0)
-            wanted = next((tier for tier in self._rungs[first:] if tier.fits(seen)), self._rungs[-1])
+            wanted = next((tier for tier in self._rungs[first:] if self._can_hold(tier, seen)), self._rungs[-1])
         else:
             wanted = self._rungs[first]
         if wanted.name == self.tier:
@@ -132,7 +127,7 @@ class WanPlacement:
 
     def step_down(self) -> str | None:
         """See `Placement.step_down`. Tiers that cannot fit by what is free are skipped; the choice is remembered."""
-        seen = self._with_own(self._look())
+        seen = self._look()
         rungs, lower = self._lower_tier(seen)
         if lower is None:
             return None
@@ -178,24 +173,24 @@ class WanPlacement:
         below = self._rungs[names.index(self.tier) + 1 :]
         if not machine.has_gpu:
             return self._rungs, next(iter(below), None)
-        fitting = [tier for tier in below if tier.ram_bytes <= machine.free_ram]
-        rungs = self._rungs
-        if below and not fitting and self.sizes.expert_in_8_bits and self._tier.name in WHOLE:
+        rungs, kept = self._rungs, [tier for tier in below if tier.kept_bytes <= machine.free_ram]
+        if below and not kept and self.sizes.expert_in_8_bits and self.tier in WHOLE:
             rungs = tiers.ladder(self.sizes, self._work(), in_8_bits=True)
-            fitting = [tier for tier in rungs if tier.ram_bytes <= machine.free_ram]
-        return rungs, next((tier for tier in fitting if tier.fits(machine)), fitting[-1] if fitting else None)
+            kept = [tier for tier in rungs if tier.kept_bytes <= machine.free_ram]
+        return rungs, next((tier for tier in kept if self._can_hold(tier, machine)), kept[-1] if kept else None)
 
-    def _with_own(self, machine: Machine) -> Machine:
-        """`machine` as it would be without this model."""
-        on_device = self.held_on_device()
-        everywhere = sum(bytes_of(module) for _, module in self._parts)
-        if not machine.has_gpu:
-            return replace(machine, free_ram=machine.free_ram + everywhere)
-        return replace(
-            machine,
-            free_vram=machine.free_vram + on_device,
-            free_ram=machine.free_ram + everywhere - on_device,
-        )
+    def _can_hold(self, tier: Tier, machine: Machine) -> bool:
+        """True when `machine`, without this model, has room for it on `tier`; what is loaded needs no room for that."""
+        in_place = tier.name == self.tier or tier.kept_bytes <= machine.free_ram
+        return in_place and tier.vram_bytes <= machine.free_vram
+
+    def _look(self) -> Machine:
+        """The machine as it would be without this model; processes for several GPUs share its host memory."""
+        seen = self._machine()
+        on_device = self.held_on_device() if seen.has_gpu else 0
+        on_host = sum(bytes_of(module) for _, module in self._parts) - on_device
+        free_ram = (seen.free_ram + on_host * self.preset.gpus) // self.preset.gpus
+        return replace(seen, free_vram=seen.free_vram + on_device, free_ram=free_ram)
 
     # ---- moving
 
@@ -371,6 +366,7 @@ def machine_here(device: torch.device | None = None) -> Machine:
         available = torch.cuda.is_available()
     if available and (device is None or device.type == "cuda"):
         free, total = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
         return Machine(
             name=torch.cuda.get_device_name(device),
             kind="rocm" if torch.version.hip else "cuda",

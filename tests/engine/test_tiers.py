@@ -185,6 +185,14 @@ def test_a_forecast_prefers_what_was_measured():
     assert (seen.minutes_per_clip, seen.basis) == (5.0, "measured")
 
 
+def test_a_forecast_heeds_what_the_preset_says_of_devices():
+    preset, machine = load_preset("svi-1"), gpu(139, ram=100, name="NVIDIA H200")
+    on_cpu = forecast(preset.model_copy(update={"device": "cpu"}), machine, SMALL)
+    assert on_cpu.tier is None and "On the CPU" in on_cpu.problems[0]
+    shared = forecast(preset.model_copy(update={"gpus": 4}), machine, SMALL)
+    assert shared.tier is None and "host memory" in shared.problems[0].split("Missing:")[1]
+
+
 def test_the_pocket_fits_anywhere():
     seen = forecast(load_preset("pocket"), Machine("this CPU", "cpu", free_ram=2 * GIB), Resolution(288, 192))
     assert seen.tier == "resident" and not seen.problems and seen.ram_gb < 2 and seen.disk_gb == 0

@@ -15,6 +15,7 @@ from engine.errors import OutOfMemory
 from engine.evaluation.stand_in import DEVICE, hollow, stand_in
 from engine.models import untrained, wan
 from engine.models.attention import PlainDenoiser
+from engine.models.gguf_files import load_gguf, write_gguf
 from engine.models.lora import Lora, LoraModule, LoraSlot
 from engine.models.placement import (
     WanPlacement,
@@ -240,7 +241,7 @@ def test_a_tier_that_is_asked_for_teaches_nothing(full_size):
 
 
 def test_too_little_host_memory_ends_in_8_bits_which_is_said(full_size):
-    placement = placed(full_size, card(80, 45))
+    placement = placed(full_size, card(80, 40))
     assert placement.tier == "resident"
     assert placement.step_down() is not None and placement.tier == "text on host"
     assert "lose some precision" in placement.step_down()
@@ -262,6 +263,22 @@ def test_larger_clips_move_the_model_before_they_are_begun(full_size):
     assert placement.tier == "streamed"
     assert placement.prepare(Resolution(832, 480), 81) is None  # it does not climb up again
     assert placement.tier == "streamed"
+
+
+def test_what_loading_took_of_host_memory_is_not_asked_for_again(full_size):
+    machine = card(139, 40)
+    placement = WanPlacement(full_size, CPU, torch.float32, tiers.WAN_21, machine=lambda: machine)
+    machine = card(139, 8)  # the model is on the GPU, and other programs have host memory now
+    assert placement.prepare(Resolution(480, 832), 81) is None
+    assert placement.tier == "resident"
+    machine = card(20, 8)
+    assert placement.step_down() is None  # no lower tier would find room in host memory
+
+
+def test_processes_for_several_gpus_share_host_memory(full_size):
+    assert placed(full_size, card(24, 100)).tier == "streamed"
+    with pytest.raises(OutOfMemory, match="host memory"):
+        placed(full_size.model_copy(update={"gpus": 4}), card(24, 100))
 
 
 def test_a_computer_without_a_gpu_has_nothing_to_give_up(tiny_preset):
@@ -290,6 +307,22 @@ def test_streamed_weights_give_the_same_numbers_and_take_a_lora(stream):
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[2], outputs[3])
     assert not torch.equal(outputs[0], outputs[2])
+
+
+@torch.inference_mode()
+def test_quantised_weights_stream_as_they_are(tmp_path):
+    pytest.importorskip("gguf")
+    size = WanSize(head_dim=128, ffn_dim=64)  # the heads of every published Wan, which the file does not tell
+    write_gguf(build(size).transformer, tmp_path / "x.gguf", quantisation="Q8_0")
+    transformer, predict = load_gguf(tmp_path / "x.gguf", dtype=torch.float32), predictions()
+    expected = predict(transformer)
+    for stream in (stream_blocks, stream_layers):
+        end_offloading(transformer)
+        stream(transformer, CPU)
+        assert torch.equal(predict(transformer), expected)
+    modules = build(WanSize())
+    sizes = measure([transformer], modules.vae, modules.text_encoder, None)
+    assert sizes.expert_in_8_bits is None and sizes.image == 0
 
 
 def predictions():
