@@ -68,6 +68,13 @@ def test_only_a_model_with_two_experts_takes_them_in_turn():
     assert "experts in turn" in [tier.name for tier in ladder(WAN_22, WORK)]
 
 
+def test_blocks_stream_only_where_the_ones_on_their_way_have_room():
+    small = Activations.of(Resolution(272, 64), 5)
+    room = tiers.SLACK + WAN_21.vae + WAN_21.outside + small.step
+    for blocks, tier in ((3.1, "streamed"), (2.9, "leaves")):
+        assert choose(gpu((room + blocks * WAN_21.block) / GIB), WAN_21, small).tier.name == tier
+
+
 def test_large_pictures_ask_for_a_lower_tier():
     assert choose(gpu(48), WAN_21, WORK).tier.name == "text on host"
     assert choose(gpu(48), WAN_21, Activations.of(LARGE, 81)).tier.name == "streamed"

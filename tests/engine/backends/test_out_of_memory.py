@@ -13,6 +13,7 @@ import torch
 from engine import faults, tiers
 from engine.backends.base import ClipResult, Notice, StepDone
 from engine.backends.local import MAX_TRIES, LocalBackend
+from engine.domain import Resolution
 from engine.errors import OutOfMemory
 from engine.evaluation.stand_in import DEVICE, stand_in
 from engine.models import placement, untrained, wan
@@ -117,6 +118,17 @@ def test_the_choice_is_remembered_by_the_next_backend(tiny_preset, clip_request,
     second = LocalBackend.open(tiny_preset, threads=1)
     assert second.components.placement.tier == "text on host"
     assert np.array_equal(frames_of(second.generate(clip_request())), expected)
+
+
+def test_a_larger_clip_is_given_room_before_it_is_begun(tiny_preset, clip_request, monkeypatch):
+    card = Machine("NVIDIA Card", "cuda", free_ram=100 * GIB, free_vram=tiers.SLACK + 60_000_000)
+    monkeypatch.setattr(placement, "machine_here", lambda device: card)
+    backend = LocalBackend.open(tiny_preset, threads=1)
+    assert isinstance(next(backend.generate(clip_request())), StepDone)
+    items = backend.generate(clip_request(resolution=Resolution(96, 96)))
+    assert "Clips of 96×96 need more memory" in next(items).text
+    items.close()
+    assert backend.components.placement.tier == "tiled"
 
 
 def test_a_computer_without_a_gpu_says_so_at_once(tiny_preset, clip_request):
