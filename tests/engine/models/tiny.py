@@ -38,10 +38,13 @@ dtype: float32
 """
 
 
-TWO_EXPERTS = PRESET.replace("family: wan", "family: wan\nbase: wan2.2") + """\
+TWO_EXPERTS = (
+    PRESET.replace("family: wan", "family: wan\nbase: wan2.2")
+    + """\
 variants:
   film: {method: svi-2.0-wan2.2}
 """
+)
 PRO = TWO_EXPERTS.replace("svi-2.0-wan2.2", "svi-2.0-pro")
 
 
