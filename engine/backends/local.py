@@ -58,6 +58,7 @@ class LocalBackend:
                 transformer,
                 base=components.base_weights.get(name),
                 read=components.read_lora,
+                device=components.device,
                 fits=fitting_base(preset, name),
                 held=components.held_loras.get(name, ()),
             )

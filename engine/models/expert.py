@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
@@ -25,8 +26,9 @@ class Expert:
     """`transformer` and what is fused into it. Wan 2.1 has one expert, Wan 2.2 one for high and one for low noise.
 
     base: its weights without a LoRA, by name; without it they are copied before they are changed. read: reads a LoRA.
-    fits: the base that its LoRAs must be made for, None where that does not matter. held: LoRAs that quantised weights
-    came with, which cannot be taken out again.
+    device: where LoRAs are added up, which may be faster than where the weights lie. fits: the base that its LoRAs must
+    be made for, None where that does not matter. held: LoRAs that quantised weights came with, which cannot be taken
+    out again.
     """
 
     def __init__(
@@ -36,12 +38,13 @@ class Expert:
         *,
         base: Callable[[str], Tensor] | None = None,
         read: Callable[..., Lora] = read_lora,
+        device: torch.device | None = None,
         fits: FittingBase | None = None,
         held: Sequence[FusedLora] = (),
     ) -> None:
         self.name, self.transformer = name, transformer
         self._fits, self._held = fits, tuple(held)
-        self._slot, self._read = LoraSlot(transformer, base), read
+        self._slot, self._read = LoraSlot(transformer, base, device=device), read
         self._fused: tuple | None = ()
 
     def use(self, loras: list[LoraChoice]) -> bool:
