@@ -24,6 +24,7 @@ from engine.domain import ClipRequest
 from engine.project.store import Store
 from tests.engine.models.tiny import write_tiny_wan, write_tiny_wan22
 from tests.engine.published.upstream import LORA_NAMES, LoraFiles, Settings, Upstream
+from tests.engine.published.upstream import METHODS as PUBLISHED
 
 SIZE = (48, 32)  # not square: CLIP's square and swapped sides show
 RANK = 2
@@ -259,7 +260,8 @@ def generate(checkpoint: Checkpoint, folder: Path, *flags: str, num_clips: int =
     write_picture(picture)
     prompts.write_text(json.dumps(PROMPTS[:num_clips]))
     words = ["generate", "--preset", checkpoint.folder / "tiny.yaml", "--image", picture, "--prompts", prompts]
-    words += ["--variant", *checkpoint.preset.variants, "--project", folder / "film", "--out", film, "--json", *flags]
+    words += ["--variant", *checkpoint.preset.variants, "--project", folder / "film", "--out", film, "--json"]
+    words += ["--clips", num_clips, *flags]
     recorders: list[Recorder] = []
     opened = backends.open_backend
 
@@ -279,7 +281,7 @@ def generate(checkpoint: Checkpoint, folder: Path, *flags: str, num_clips: int =
         Store.open(folder / "film"),
         picture,
         film,
-        PROMPTS[:num_clips],
+        tuple(PROMPTS[index // PUBLISHED[checkpoint.method].each_prompt] for index in range(num_clips)),
         recorder.requests,
         recorder.results,
         recorder.seen,

@@ -53,19 +53,21 @@ LoraFiles = Mapping[Literal["high", "low"], Sequence[tuple[Path, float]]]  # fil
 @dataclass(frozen=True)
 class Method:
     """One published method. motion_frames: the previous clip's frames that a later clip starts from, 0 where its last
-    latent frame is handed over instead. overlap: frames at a later clip's head that the film has already."""
+    latent frame is handed over instead. overlap: frames at a later clip's head that the film has already. each_prompt:
+    clips in a row that a prompt is used for."""
 
     motion_frames: int
     padding: Literal["anchor", "grey", "latents"]
     overlap: int
     prompts: Literal["first", "stream"] = "stream"
+    each_prompt: int = 1
 
 
 METHODS = {
     "svi-shot": Method(1, "anchor", overlap=1, prompts="first"),
     "svi-film": Method(5, "grey", overlap=5),
     "svi-tom": Method(1, "grey", overlap=1),
-    "svi-2.0": Method(5, "anchor", overlap=5),
+    "svi-2.0": Method(5, "anchor", overlap=5, each_prompt=2),
     "svi-2.0-wan2.2": Method(1, "anchor", overlap=1),
     "svi-2.0-pro": Method(0, "latents", overlap=5),
 }
