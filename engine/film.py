@@ -228,12 +228,15 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
     condition, latents = anchor[None], None
     try:
         if parent and variant.num_motion_latents:
+            refuse_without_latents(planned.clips[index - 1])
             latents = takes_on_disk.tail_latents(store.take_folder(parent), variant.num_motion_latents)
         elif parent:
             condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames)
     except ProjectError as err:
         log.warning("clip %d cannot be continued and is made again: %s", index, err.message)
         takes_on_disk.set_aside(store.takes_folder, str(parent))
+        if store.take_folder(str(parent)).exists():
+            raise
         return next_request(store, preset, plan(store, preset, project))
     return ClipRequest(
         digest=wanted.digest,
@@ -257,6 +260,15 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
         draft=sampling.draft,
         shift=sampling.shift,
     )
+
+
+def refuse_without_latents(before: PlannedClip) -> None:
+    """Raise for a take that was kept from another method: it is whole, so it is not set aside."""
+    if before.take is not None and not before.take.tail_latents:
+        raise InputError(
+            f"Clip {before.index + 1} was made by another method and hands over no latents.",
+            "Regenerate it, or let go of the kept take. Everything else is safe.",
+        )
 
 
 def render(store: Store, backend: Backend, preset: Preset, *, reserve_bytes: int = 500_000_000) -> Iterator[Event]:

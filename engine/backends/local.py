@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -35,10 +36,12 @@ from engine.models.acceleration import Shortcuts
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
 from engine.models.expert import Expert, fitting_base
+from engine.models.lora import send_home
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)
 Denoiser = PlainDenoiser | ReusingDenoiser
+LACK_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # cuBLAS, cuDNN: …_ALLOC_FAILED
 MAX_TRIES = 3  # of a clip that runs out of memory, each on a lower tier
 
 
@@ -49,6 +52,7 @@ class LocalBackend:
         self.components, self.preset = components, preset
         self.counters = Counters()
         name = f"{preset.name} · {components.note}" if components.note else preset.name
+        self._name = name
         self.info = BackendInfo(name, str(components.device), fingerprint)
         self._texts = TextCache(components.encode_text, self.counters)
         transformers = {"high": components.transformer, "low": components.low_noise_transformer}
@@ -92,13 +96,20 @@ class LocalBackend:
         while self._shortcuts.notices:
             yield Notice(self._shortcuts.notices.pop(0))
         for _ in range(MAX_TRIES):
+            yield from self._say_tier()
+            is_done = False
             try:
                 yield from self._generate(request)
+                is_done = True
                 return
-            except (MemoryError, RuntimeError) as err:
+            except Exception as err:
                 mended = self._shortcuts.fall_back(err)
                 if mended is None and not is_out_of_memory(err):
                     raise
+            finally:
+                if not is_done:  # blocks on loan to the GPU would otherwise stay there until they compute again
+                    for expert in self.__dict__.get("_experts", ()):
+                        send_home(expert.transformer)
             release_memory()  # outside the except block: its traceback holds the tensors of the failed try
             if mended is None:
                 mended = placement.step_down() if placement is not None else None
@@ -107,6 +118,16 @@ class LocalBackend:
             log.warning("clip %d is tried again: %s", request.index + 1, mended)
             yield Notice(mended)
         raise out_of_memory(f"Clip {request.index + 1}", hint)
+
+    def _say_tier(self) -> Iterator[Notice]:
+        """Name a tier that changes the pictures with everything it makes, and say so once."""
+        placement = self.components.placement
+        inexact = "" if placement is None or placement.exact else f" · tier {placement.tier}"
+        name = self._name + inexact
+        if name != self.info.name:
+            self.info = replace(self.info, name=name)
+            if inexact:
+                yield Notice(f"The model works on the tier “{placement.tier}”: {placement.meaning}.")
 
     @torch.inference_mode()  # on a generator it is left and entered again at every yield
     def _generate(self, request: ClipRequest) -> Iterator[StepDone | Notice | ClipResult]:
@@ -293,13 +314,18 @@ def out_of_memory(what: str, hint: str) -> OutOfMemory:
 
 
 def is_out_of_memory(err: Exception) -> bool:
-    return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(err)
+    """True for every way that torch and CUDA's libraries say it: a full card, full pinned memory, no workspace."""
+    if isinstance(err, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(err, RuntimeError) and any(sign in str(err) for sign in LACK_OF_MEMORY)
 
 
 def release_memory() -> None:
+    """Give back what is held for later: of the GPU's memory, and pinned host memory, which streaming takes a lot of."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()
 
 
 @contextmanager

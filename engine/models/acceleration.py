@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 CacheConfig = FirstBlockCacheConfig | PyramidAttentionBroadcastConfig | MagCacheConfig | TaylorSeerCacheConfig
 KERNELS = {name: name for name in ("native", "flash", "sage", "flex", "xformers")} | {"flash_3": "_flash_3"}
 PACKAGES = {"flash": "flash_attn", "flash_3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
+TRACING_HOOKS = ("layer_execution_tracker", "lazy_prefetch_group_offloading")
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # Growth of a step's change over that of the step before, Wan 2.1 I2V 14B 480p, 40 steps, prompted branch; threshold,
 # longest pause and first steps are those of the same project's command for this model (Zehong-Ma/MagCache, Apache-2.0,
@@ -43,13 +44,34 @@ MAGNITUDES = (
 )
 
 
+@torch.inference_mode()
+def trace_prefetch(transformer: WanTransformer3DModel, device: torch.device) -> None:
+    """Let streamed blocks learn their order before a cache is laid on them, by a pass over one latent patch.
+
+    With streams diffusers learns it in the first pass and then takes its tracking hooks off; hooks that were laid on
+    meanwhile, as those of a cache, would be undone with them and the clip computed without it.
+    """
+    registries = (part._diffusers_hook for part in transformer.modules() if hasattr(part, "_diffusers_hook"))
+    if not any(name in registry.hooks for registry in registries for name in TRACING_HOOKS):
+        return
+    config, numbers = transformer.config, {"device": device, "dtype": transformer.dtype}
+    picture = None if config.image_dim is None else torch.zeros(1, 257, config.image_dim, **numbers)
+    transformer(
+        hidden_states=torch.zeros(1, config.in_channels, 1, *config.patch_size[1:], **numbers),
+        timestep=torch.zeros(1, device=device),
+        encoder_hidden_states=torch.zeros(1, 512, config.text_dim, **numbers),
+        encoder_hidden_states_image=picture,
+        return_dict=False,
+    )
+
+
 class Shortcuts:
     """What `preset` asks for, set on `transformers`. notices: sentences for the person, each to be said once."""
 
     def __init__(self, preset: Preset, transformers: Sequence[WanTransformer3DModel], device: torch.device) -> None:
         self.preset, self.transformers = preset, tuple(transformers)
         self.notices: list[str] = []
-        self._sigma = 1.0
+        self._sigma, self._device = 1.0, device
         self._compiled = False
         self._kernel = kernel_for(preset, device)
         if self._kernel != "native":  # which is the process's default
@@ -70,6 +92,7 @@ class Shortcuts:
             yield
             return
         for transformer in self.transformers:
+            trace_prefetch(transformer, self._device)
             transformer.enable_cache(cache_config(self.preset.cache, num_inference_steps, self._timestep))
         try:
             yield

@@ -37,6 +37,8 @@ class Placement(Protocol):
     """Where the parts of a model live, and what can be given up when memory runs out."""
 
     tier: str
+    exact: bool  # whether the pictures are those of the other exact tiers
+    meaning: str  # of the tier, in words
 
     def bring(self, expert: WanTransformer3DModel) -> None:
         """Make `expert` ready to compute; the other one may leave the device for it."""

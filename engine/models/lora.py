@@ -330,7 +330,7 @@ class LoraSlot:
                 wanted.setdefault(name, []).append((change, strength))
         for name in wanted:
             self._check_plain(name)
-        _send_home(self.transformer)
+        send_home(self.transformer)
         self._changed |= wanted.keys()
         for name in sorted(self._changed):
             parameter = self.transformer.get_parameter(name)
@@ -383,7 +383,7 @@ class LoraSlot:
             )
 
 
-def _send_home(transformer: WanTransformer3DModel) -> None:
+def send_home(transformer: WanTransformer3DModel) -> None:
     """End any group offload's loan of weights to the GPU: after an interrupted pass some still lie there, and what is
     written to them would be lost with them."""
     for module in transformer.modules():

@@ -43,6 +43,7 @@ CLIP_HEAD_DIM = 80  # ViT-H/14: 1280 in 16 heads; the tensors do not tell
 INCOMPLETE = "The download is not finished, or it is another model: download it again."
 Model = TypeVar("Model", bound=nn.Module)
 Check = Callable[[Path], None]
+Settle = Callable[[str, nn.Module], nn.Module]
 
 TEXT_NAMES = {  # below blocks.N of upstream's modules/t5.py -> below encoder.block.N of UMT5EncoderModel
     "norm1.weight": "layer.0.layer_norm.weight",
@@ -100,22 +101,27 @@ def is_original(folder: Path) -> bool:
     return any((folder / name).exists() for name in (HIGH_NOISE, LOW_NOISE, TEXT, VAE, *twins))
 
 
-def load_original(folder: Path, *, dtype: torch.dtype, check: Check = check_pinned) -> OriginalModules:
+def load_original(
+    folder: Path, *, dtype: torch.dtype, check: Check = check_pinned, settle: Settle = lambda _, part: part
+) -> OriginalModules:
     """Every part of the model in `folder`: transformers and text encoder in `dtype`, VAE and CLIP in float32.
 
-    check: raises for a .pth file that may not be opened; a pickle can run code. A .safetensors file of the same name is
-    taken instead where there is one.
+    settle: (role, part) -> the part, in its place before the next one is read, the largest first. check: raises for a
+    .pth file that may not be opened; a pickle can run code. A .safetensors file of the same name is taken instead where
+    there is one.
     """
     two = (folder / HIGH_NOISE).exists() or (folder / LOW_NOISE).exists()
-    transformer = load_transformer(folder / HIGH_NOISE if two else folder, dtype=dtype)
+    transformer = settle("expert", load_transformer(folder / HIGH_NOISE if two else folder, dtype=dtype))
     takes_picture = transformer.config.image_dim is not None
     return OriginalModules(
         transformer=transformer,
-        low_noise_transformer=load_transformer(folder / LOW_NOISE, dtype=dtype) if two else None,
-        vae=build_vae(checkpoint(folder / VAE, check)),
-        text_encoder=build_text_encoder(checkpoint(folder / TEXT, check), dtype=dtype),
+        low_noise_transformer=settle("expert", load_transformer(folder / LOW_NOISE, dtype=dtype)) if two else None,
+        vae=settle("vae", build_vae(checkpoint(folder / VAE, check))),
+        text_encoder=settle("text", build_text_encoder(checkpoint(folder / TEXT, check), dtype=dtype)),
         tokenizer=read_tokenizer(folder / TOKENIZER),
-        image_encoder=build_image_encoder(checkpoint(folder / IMAGE, check)) if takes_picture else None,
+        image_encoder=settle("image", build_image_encoder(checkpoint(folder / IMAGE, check)))
+        if takes_picture
+        else None,
     )
 
 

@@ -80,6 +80,14 @@ class WanPlacement:
         return self._tier.name
 
     @property
+    def exact(self) -> bool:
+        return self._tier.exact
+
+    @property
+    def meaning(self) -> str:
+        return self._tier.meaning
+
+    @property
     def expected(self) -> Tier:
         """The tier with the memory it is expected to take, for the clips it was chosen for."""
         return self._tier
@@ -131,9 +139,9 @@ class WanPlacement:
         rungs, lower = self._lower_tier(seen)
         if lower is None:
             return None
-        self._move_to(rungs, lower)
-        if self.preset.tier == "auto":
+        if self.preset.tier == "auto":  # before the move, which may be what the process does not survive
             tiers.learn(self._key(seen), tier=lower.name, free_vram=seen.free_vram)
+        self._move_to(rungs, lower)
         return f"Memory ran out: {lower.meaning} from now on (tier “{lower.name}”), and the clip starts again."
 
     def go_down(self) -> Tier | None:
@@ -173,16 +181,21 @@ class WanPlacement:
         below = self._rungs[names.index(self.tier) + 1 :]
         if not machine.has_gpu:
             return self._rungs, next(iter(below), None)
-        rungs, kept = self._rungs, [tier for tier in below if tier.kept_bytes <= machine.free_ram]
+        rungs, kept = self._rungs, [tier for tier in below if self._has_host_room(tier, machine)]
         if below and not kept and self.sizes.expert_in_8_bits and self.tier in WHOLE:
             rungs = tiers.ladder(self.sizes, self._work(), in_8_bits=True)
-            kept = [tier for tier in rungs if tier.kept_bytes <= machine.free_ram]
+            kept = [tier for tier in rungs if self._has_host_room(tier, machine)]
         return rungs, next((tier for tier in kept if self._can_hold(tier, machine)), kept[-1] if kept else None)
 
     def _can_hold(self, tier: Tier, machine: Machine) -> bool:
         """True when `machine`, without this model, has room for it on `tier`; what is loaded needs no room for that."""
-        in_place = tier.name == self.tier or tier.kept_bytes <= machine.free_ram
+        in_place = tier.name == self.tier or self._has_host_room(tier, machine)
         return in_place and tier.vram_bytes <= machine.free_vram
+
+    def _has_host_room(self, tier: Tier, machine: Machine) -> bool:
+        """True when the host can keep what `tier` leaves there beside all else, or keeps as much already."""
+        room = tier.kept_bytes + tiers.reserve(self.sizes) <= machine.free_ram
+        return room or tier.kept_bytes <= self._tier.kept_bytes
 
     def _look(self) -> Machine:
         """The machine as it would be without this model; processes for several GPUs share its host memory."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from engine import faults, film, storyboard
+from engine.config import VariantPreset
 from engine.errors import (
     DiskFull,
     GenerationError,
@@ -264,3 +265,14 @@ def test_a_shortcut_that_changes_pixels_asks_for_other_takes_and_the_rest_does_n
         {"tier": "tiled"},
     ):
         assert film.plan(store, preset.model_copy(update=change)).clips[0].digest != plain
+
+
+def test_a_kept_take_of_another_method_is_refused_by_name_and_stays(store, preset):
+    """Only a preset file that was edited leads there: the take is whole, so it is not set aside as damaged."""
+    render(store, preset)
+    kept = film.plan(store, preset).clips[0].take
+    store.edit(lambda project: storyboard.pin(project, kept.clip_id, kept.digest))
+    pro = preset.model_copy(update={"variants": {"film": VariantPreset(method="svi-2.0-pro")}})
+    with pytest.raises(InputError, match="Clip 1 was made by another method and hands over no latents"):
+        render(store, pro)
+    assert kept.digest in store.takes()

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from engine import faults, film
 from engine.backends import open_backend
-from engine.backends.local import LocalBackend, set_threads, to_frames
+from engine.backends.base import Notice
+from engine.backends.local import LocalBackend, is_out_of_memory, set_threads, to_frames
 from engine.config import VariantPreset
 from engine.errors import GenerationError, OutOfMemory, WeightsMismatch
 from engine.events import TakeCommitted
@@ -371,3 +372,39 @@ def test_a_film_of_three_clips_renders_from_a_preset_on_disk(tiny_preset, pictur
     assert film.export(store, tiny_preset, tmp_path / "film.mp4").frames == 17
     assert backend.counters.text_encoder_calls == 4  # three prompts and the negative one
     assert backend.counters.frames_encoded == 3 * 9
+
+
+@pytest.mark.parametrize(
+    ("err", "expected"),
+    [
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_every_way_of_saying_that_memory_ran_out_is_known(err, expected):
+    assert is_out_of_memory(err) is expected
+
+
+def test_a_decode_that_failed_leaves_nothing_of_the_clip_in_the_vae(own_backend, clip_request):
+    vae, calls = own_backend.components.codec.vae, iter(range(9))
+
+    def fail_later(*_):
+        if next(calls) == 1:
+            raise MemoryError
+
+    handle = vae.decoder.register_forward_hook(fail_later)
+    with pytest.raises(OutOfMemory):
+        frames_of(own_backend, clip_request())
+    assert all(kept is None for kept in vae._feat_map)
+    handle.remove()
+
+
+def test_a_tier_that_changes_the_pictures_is_named_with_what_it_makes(tiny_preset, clip_request):
+    backend = LocalBackend.open(tiny_preset.model_copy(update={"tier": "tiled"}), threads=1)
+    notices = [item.text for item in backend.generate(clip_request()) if isinstance(item, Notice)]
+    assert backend.info.name == "tiny · tier tiled"
+    assert len(notices) == 1 and "tiles" in notices[0]
+    assert not [item for item in backend.generate(clip_request()) if isinstance(item, Notice)]  # said once
