@@ -152,8 +152,6 @@ class Preset(Settings):
                 raise ValueError(f"“{row.method}” was trained on {row.base}, and this preset's base is {self.base}")
             if self.shift != row.shift:
                 raise ValueError(f"“{row.method}” was trained with shift {row.shift:g}; got {self.shift:g}")
-            if row.num_motion_frames >= self.num_frames:
-                raise ValueError(f"“{row.method}” carries {row.num_motion_frames} frames over; clips must be longer")
             self._check_loras(row, entry)
         return self
 

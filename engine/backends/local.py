@@ -36,7 +36,7 @@ from engine.models.acceleration import Shortcuts
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
 from engine.models.components import Components
 from engine.models.expert import Expert, fitting_base
-from engine.models.lora import send_home
+from engine.models.placement import send_home
 from engine.variants import Variant
 
 log = logging.getLogger(__name__)

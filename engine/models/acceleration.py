@@ -26,12 +26,12 @@ from torch import nn
 from engine.config import Preset
 from engine.errors import ConfigError
 from engine.models.attention import NUM_TRAIN_TIMESTEPS
+from engine.models.placement import TRACING_HOOKS, registries_of
 
 log = logging.getLogger(__name__)
 CacheConfig = FirstBlockCacheConfig | PyramidAttentionBroadcastConfig | MagCacheConfig | TaylorSeerCacheConfig
 KERNELS = {name: name for name in ("native", "flash", "sage", "flex", "xformers")} | {"flash_3": "_flash_3"}
 PACKAGES = {"flash": "flash_attn", "flash_3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
-TRACING_HOOKS = ("layer_execution_tracker", "lazy_prefetch_group_offloading")
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # Growth of a step's change over that of the step before, Wan 2.1 I2V 14B 480p, 40 steps, prompted branch; threshold,
 # longest pause and first steps are those of the same project's command for this model (Zehong-Ma/MagCache, Apache-2.0,
@@ -51,8 +51,7 @@ def trace_prefetch(transformer: WanTransformer3DModel, device: torch.device) -> 
     With streams diffusers learns it in the first pass and then takes its tracking hooks off; hooks that were laid on
     meanwhile, as those of a cache, would be undone with them and the clip computed without it.
     """
-    registries = (part._diffusers_hook for part in transformer.modules() if hasattr(part, "_diffusers_hook"))
-    if not any(name in registry.hooks for registry in registries for name in TRACING_HOOKS):
+    if not any(name in registry.hooks for registry in registries_of(transformer) for name in TRACING_HOOKS):
         return
     config, numbers = transformer.config, {"device": device, "dtype": transformer.dtype}
     picture = None if config.image_dim is None else torch.zeros(1, 257, config.image_dim, **numbers)

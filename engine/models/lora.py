@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from engine.errors import WeightsMismatch, WeightsMissing
 from engine.models.lora_keys import DANCE, meaning, other_method, other_model
 from engine.models.names import PICTURE_PARTS
+from engine.models.placement import send_home
 from engine.weights.header import read_header
 
 Kind = Literal["svi", "extra"]
@@ -381,16 +382,6 @@ class LoraSlot:
                 f"The weight {name} is stored in 8 bits and its exact values are gone.",
                 "Fuse before quantising, or give the base weights from their files.",
             )
-
-
-def send_home(transformer: WanTransformer3DModel) -> None:
-    """End any group offload's loan of weights to the GPU: after an interrupted pass some still lie there, and what is
-    written to them would be lost with them."""
-    for module in transformer.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        hook = registry.get_hook("group_offloading") if registry else None
-        if hook is not None:
-            hook.group.offload_()
 
 
 @torch.no_grad()

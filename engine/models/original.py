@@ -32,9 +32,10 @@ from transformers import (
 from engine.errors import WeightsMismatch, WeightsMissing
 from engine.models.mapped import mapped_file, mapped_tensors
 from engine.models.names import diffusers_name
+from engine.tiers import HIGH_NOISE
 from engine.weights.pinned import check_pinned
 
-HIGH_NOISE, LOW_NOISE = "high_noise_model", "low_noise_model"
+LOW_NOISE = "low_noise_model"
 TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE = "Wan2.1_VAE.pth"

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
 Role = Literal["expert", "vae", "text", "image"]
 Part = TypeVar("Part", bound=nn.Module)
-OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
+TRACING_HOOKS = ("layer_execution_tracker", "lazy_prefetch_group_offloading")  # gone after the first pass
+OFFLOADING_HOOKS = ("group_offloading", *TRACING_HOOKS)
 CASTING_HOOK = "layerwise_casting"
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)  # of those that diffusers offloads and casts
 WHOLE = ("resident", "text on host", "experts in turn")  # tiers that keep an expert on the GPU as a whole
@@ -290,20 +291,30 @@ def can_pin(module: nn.Module) -> bool:
 
 def end_offloading(module: nn.Module) -> None:
     """Undo a group offload, if there is one: what is on loan to the device returns, and no hook of it is left."""
-    registries = [part._diffusers_hook for part in module.modules() if hasattr(part, "_diffusers_hook")]
-    offloaded = [hook for registry in registries if (hook := registry.get_hook(OFFLOADING_HOOKS[0])) is not None]
-    for hook in offloaded:
-        hook.group.offload_()
-    for registry in registries:
+    was_offloaded = is_offloaded(module)
+    send_home(module)
+    for registry in registries_of(module):
         for name in OFFLOADING_HOOKS:
             registry.remove_hook(name, recurse=False)
-    if offloaded:
+    if was_offloaded:
         HookRegistry.check_if_exists_or_initialize(module).invalidate_child_registries_cache()
 
 
+def send_home(module: nn.Module) -> None:
+    """End any group offload's loan of weights to the GPU: after an interrupted pass some still lie there, in the way of
+    the next clip, and what is written to them would be lost with them."""
+    for registry in registries_of(module):
+        if (hook := registry.get_hook(OFFLOADING_HOOKS[0])) is not None:
+            hook.group.offload_()
+
+
 def is_offloaded(module: nn.Module) -> bool:
-    hooks = (part._diffusers_hook.hooks for part in module.modules() if hasattr(part, "_diffusers_hook"))
-    return any(OFFLOADING_HOOKS[0] in names for names in hooks)
+    return any(OFFLOADING_HOOKS[0] in registry.hooks for registry in registries_of(module))
+
+
+def registries_of(module: nn.Module) -> list[HookRegistry]:
+    """diffusers' hooks on `module` and all its parts."""
+    return [part._diffusers_hook for part in module.modules() if hasattr(part, "_diffusers_hook")]
 
 
 def keep_in_8_bits(transformer: WanTransformer3DModel, dtype: torch.dtype) -> None:
@@ -313,8 +324,7 @@ def keep_in_8_bits(transformer: WanTransformer3DModel, dtype: torch.dtype) -> No
 
 
 def is_in_8_bits(transformer: WanTransformer3DModel) -> bool:
-    hooks = (part._diffusers_hook.hooks for part in transformer.modules() if hasattr(part, "_diffusers_hook"))
-    return any(CASTING_HOOK in names for names in hooks)
+    return any(CASTING_HOOK in registry.hooks for registry in registries_of(transformer))
 
 
 # ---- sizes
