@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from engine.variants import VARIANTS, Variant
 from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
+Command = Callable[..., argparse.ArgumentParser]  # (name, run, help) -> the new command
 ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
 
 
@@ -583,28 +584,18 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    def prompts(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--prompts", type=Path, metavar="FILE", help="one prompt a line, a JSON list, or upstream's file"
-        )
-        sub.add_argument("--prompt", metavar="TEXT", help="one prompt for every clip")
-        sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
-
-    def preset(sub: argparse.ArgumentParser, *, runs: bool = False) -> None:
-        sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
-        if runs:
-            sub.add_argument(
-                "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"
-            )
-
-    def out(sub: argparse.ArgumentParser, required: bool = False) -> None:
-        sub.add_argument("--out", type=Path, metavar="FILM.mp4", required=required, help="write the joined film here")
-
     command("doctor", run_doctor, "Say what this machine can run.")
+    add_film_commands(command)
+    add_bench(command)
+    add_model_commands(command)
+    weights.add_parser(commands)
+    return top
 
+
+def add_film_commands(command: Command) -> None:
     sub = command("generate", run_generate, "Make a film from a picture, or continue the one in --project.")
     sub.add_argument("--image", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP")
-    prompts(sub)
+    add_prompts(sub)
     sub.add_argument("--variant", choices=sorted(VARIANTS), help="film: a story that moves on; shot: one steady scene")
     sub.add_argument("--seed", type=int, metavar="N", help="the film's seed (default 0)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps per clip")
@@ -613,14 +604,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--project", type=Path, metavar="DIR", help="where the film lives (default: a folder in projects/)"
     )
-    preset(sub, runs=True)
-    out(sub)
+    add_preset(sub, runs=True)
+    add_out(sub)
 
     sub = command("extend", run_extend, "Add clips to the end of a film.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
-    prompts(sub)
-    preset(sub, runs=True)
-    out(sub)
+    add_prompts(sub)
+    add_preset(sub, runs=True)
+    add_out(sub)
 
     sub = command("regenerate", run_regenerate, "Make another take of one clip, and of all that follow from it.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
@@ -628,20 +619,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--seed", type=int, metavar="N")
     sub.add_argument("--only", action="store_true", help="keep later clips as they are (the join may jump)")
-    preset(sub, runs=True)
-    out(sub)
+    add_preset(sub, runs=True)
+    add_out(sub)
 
     sub = command("finalize", run_finalize, "Make draft clips again in full quality, with the same prompts and seeds.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
     sub.add_argument("--clips", metavar="1,3-5", help="only these (default: all); drafts after them follow")
     sub.add_argument("--only", action="store_true", help="keep the other clips as they are (the joins may jump)")
-    preset(sub, runs=True)
-    out(sub)
+    add_preset(sub, runs=True)
+    add_out(sub)
 
     sub = command("export", run_export, "Join the finished clips into one MP4.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
-    preset(sub, runs=True)
-    out(sub, required=True)
+    add_preset(sub, runs=True)
+    add_out(sub, required=True)
 
     sub = command("draft", run_draft, "Write a storyline for a picture.")
     sub.add_argument("--image", type=Path, required=True, metavar="PICTURE")
@@ -649,9 +640,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--clips", type=int, required=True, metavar="N")
     sub.add_argument("--variant", choices=sorted(VARIANTS))
     sub.add_argument("--seed", type=int, metavar="N")
-    preset(sub)
+    add_preset(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
 
+
+def add_bench(command: Command) -> None:
     sub = command(
         "bench", run_bench, "Measure: speed, memory tiers, the embedded model, or its drift, against what was expected."
     )
@@ -672,8 +665,10 @@ def parser() -> argparse.ArgumentParser:
     drift.add_argument("--strengths", type=strengths, default=(), metavar="0.2,0.4", help="more LoRA strengths")
     drift.add_argument("--loras", type=Path, metavar="DIR", help="more arms: VARIANT-NAME.safetensors, for ablations")
     drift.add_argument("--out", type=Path, dest="folder", default=Path("runs/drift"), metavar="DIR", help="results")
-    preset(sub, runs=True)
+    add_preset(sub, runs=True)
 
+
+def add_model_commands(command: Command) -> None:
     sub = command("train", run_train, "Train a model from a recipe; resumes where it stopped.")
     sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
     sub.add_argument(
@@ -692,7 +687,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("lora", type=Path, metavar="LORA.safetensors")
     sub.add_argument("--format", choices=("diffusers", "upstream", "comfy"), required=True)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", dest="target")
-    preset(sub)
+    add_preset(sub)
 
     sub = command("quantise", run_quantise, "Fuse a preset's LoRAs, then write its transformers as GGUF files.")
     sub.add_argument("--preset", required=True, metavar="NAME|FILE.yaml")
@@ -705,5 +700,21 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", dest="target")
     sub.add_argument("--trust-files", action="store_true", help="read the pickles; only plain data is allowed in them")
-    weights.add_parser(commands)
-    return top
+
+
+def add_prompts(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, a JSON list, or upstream's file")
+    sub.add_argument("--prompt", metavar="TEXT", help="one prompt for every clip")
+    sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
+
+
+def add_preset(sub: argparse.ArgumentParser, *, runs: bool = False) -> None:
+    sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
+    if runs:
+        sub.add_argument(
+            "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"
+        )
+
+
+def add_out(sub: argparse.ArgumentParser, required: bool = False) -> None:
+    sub.add_argument("--out", type=Path, metavar="FILM.mp4", required=required, help="write the joined film here")
