@@ -20,8 +20,10 @@ from engine.domain import MAX_SEED, Project, Resolution, check_num_clips, check_
 from engine.errors import InputError, StudioError
 from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading, ProjectOpened
 from engine.project.store import Store
-from engine.story.drafter import TemplateDrafter
+from engine.story import drafter
 from engine.story.prompts import read_prompts
+from engine.story.template import TemplateDrafter
+from engine.story.vocabulary import vocabulary_of
 from engine.variants import VARIANTS, Variant
 from engine.weights import commands as weights
 
@@ -311,11 +313,18 @@ def run_draft(args: argparse.Namespace, say) -> None:
 
     preset = load_preset(args.preset or Config.load().preset)
     check_num_clips(args.clips)
-    drafter = TemplateDrafter.for_preset(preset, args.variant or "film")
     with tempfile.TemporaryDirectory() as folder:
         anchor = Path(folder) / "anchor.png"
         image.import_image(args.image, anchor)
-        storyline = drafter.draft(anchor, args.keywords, args.clips, seed=check_seed(args.seed or 0))
+        brief = drafter.Brief(
+            anchor,
+            args.clips,
+            keywords=args.keywords,
+            kind=drafter.KINDS[preset.variant(args.variant or "film").name],
+            seed=check_seed(args.seed or 0),
+            vocabulary=vocabulary_of(preset),
+        )
+        storyline = drafter.draft(TemplateDrafter(), brief)
     text = "\n".join(storyline.prompts) + "\n"
     if args.out:
         try:
@@ -531,10 +540,11 @@ def drafted(store: Store, preset: Preset, count: int) -> list[str]:
     if count <= 0:
         return []
     project = store.load()
-    drafter = TemplateDrafter.for_preset(preset, project.variant)
-    so_far = [clip.prompt for clip in project.clips]
-    picture = store.anchor_file(project)
-    return list(drafter.draft(picture, project.idea, count, seed=project.seed, so_far=so_far).prompts)
+    so_far = tuple(clip.prompt for clip in project.clips)
+    brief = drafter.brief_for(
+        project, preset, store.anchor_file(project), count=count, so_far=so_far, seed=project.seed
+    )
+    return list(drafter.draft(TemplateDrafter(), brief).prompts)
 
 
 def check_steps(steps: int | None) -> int | None:

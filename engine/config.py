@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from engine.domain import Resolution, nearest_resolution
 from engine.errors import ConfigError, nearest
@@ -256,6 +256,14 @@ class Config(Settings):
     port: int | None = Field(None, ge=1, le=65535)
     public: bool = False
     random_weights: bool = False
+    drafter: Literal["auto", "template", "qwen", "endpoint"] = "auto"
+    drafter_model: str = Field("", max_length=500)  # a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or a folder
+    drafter_precision: Literal["auto", "bfloat16", "float32", "4-bit"] = "auto"
+    endpoint_url: str = Field("", max_length=500)  # of an OpenAI-compatible server, ending in /v1
+    endpoint_model: str = Field("", max_length=200)
+    endpoint_key: SecretStr = SecretStr("")
+    endpoint_hosts: str = Field("", max_length=2000)  # with commas: hosts allowed beside this computer
+    pictures: str = Field("", max_length=2000)  # with commas: where pictures are looked for by keyword
 
     @classmethod
     def load(cls, **flags: object) -> "Config":

@@ -10,13 +10,22 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+)
 
 from engine.errors import InputError
 
 SCHEMA_VERSION = 1
 MAX_CLIPS = 1000
 MAX_PROMPT_CHARACTERS = 1000
+MAX_NEGATIVE_PROMPT_CHARACTERS = 2000
 MAX_SEED = 2**31 - 1
 SEED_STRIDE = 42  # upstream seeds clip i with 42·i: equal noise in every clip accumulates artefacts (DevLog)
 ID_PATTERN = re.compile(r"^[a-z0-9]{26}$")
@@ -81,8 +90,23 @@ class Saved(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Source = Literal["user", "template", "qwen", "endpoint"]  # who wrote a storyline
+Tone = Literal[
+    "as the picture", "drama", "comedy", "adventure", "documentary", "suspense", "romance", "dream", "science fiction"
+]
+Pace = Literal["slow", "steady", "lively"]
+# The languages a storyline can be drafted in beside English, by ISO 639-1 code, named as their speakers do.
+LANGUAGES = {
+    "en": "English", "ar": "العربية", "cs": "Čeština", "de": "Deutsch", "el": "Ελληνικά", "es": "Español",
+    "fr": "Français", "he": "עברית", "hi": "हिन्दी", "id": "Bahasa Indonesia", "it": "Italiano", "ja": "日本語",
+    "ko": "한국어", "nl": "Nederlands", "pl": "Polski", "pt": "Português", "ru": "Русский", "sv": "Svenska",
+    "th": "ไทย", "tr": "Türkçe", "uk": "Українська", "vi": "Tiếng Việt", "zh": "中文",
+}  # fmt: skip
 Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
 Prompt = Annotated[str, AfterValidator(clean_prompt)]
+Caption = Annotated[str, AfterValidator(lambda text: clean_prompt(text) if text.strip() else "")]
+NegativePrompt = Annotated[str, Field(max_length=MAX_NEGATIVE_PROMPT_CHARACTERS)]
+WebAddress = Annotated[str, Field(pattern=r"^https://[^\s\x00-\x1f<>\"]+$", max_length=1000)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -93,17 +117,56 @@ class Clip(Saved):
 
     id: Id = Field(default_factory=new_id)
     prompt: Prompt
+    caption: Caption = ""  # what the prompt says, in the creator's own language; the model never reads it
+    negative_prompt: NegativePrompt | None = None  # None: as the project says
     seed: Seed | None = None
     draft: bool | None = None  # None: as the project says
     pinned_take: Digest | None = None
+
+
+class Beat(Saved):
+    """One clip of a drafted storyline: the prompt in English and, beside it, the same in the creator's language."""
+
+    prompt: Prompt
+    caption: Caption = ""
 
 
 class Storyline(Saved):
     """A drafted prompt stream; accepting it replaces a project's clips."""
 
     idea: str = ""
-    prompts: tuple[Prompt, ...]
-    source: Literal["user", "qwen", "template"]
+    beats: tuple[Beat, ...]
+    source: Source
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(beat.prompt for beat in self.beats)
+
+
+class Telling(Saved):
+    """How a storyline is to be told. `language`: of the captions, a key of LANGUAGES; prompts are always English."""
+
+    tone: Tone = "as the picture"
+    pace: Pace = "steady"
+    language: str = "en"
+
+    @field_validator("language")
+    @classmethod
+    def _is_offered(cls, value: str) -> str:
+        if value not in LANGUAGES:
+            raise ValueError(f"the languages are {', '.join(LANGUAGES)}")
+        return value
+
+
+class Credit(Saved):
+    """Who made a picture that was found by keywords, and under which licence it may be used."""
+
+    title: str = Field(default="", max_length=300)
+    author: str = Field(default="", max_length=300)
+    licence: str = Field(min_length=1, max_length=100)
+    licence_url: WebAddress | None = None
+    page_url: WebAddress | None = None
+    source: str = Field(max_length=60)
 
 
 class Inputs(Saved):
@@ -112,6 +175,7 @@ class Inputs(Saved):
     image: str = Field(pattern=r"^[a-z0-9_-]+\.png$")
     image_sha256: Digest
     original_name: str = ""
+    credit: Credit | None = None
 
 
 class Project(Saved):
@@ -127,10 +191,11 @@ class Project(Saved):
     seed: Seed = 0
     num_inference_steps: int = Field(ge=1, le=200)
     guidance_scale: float = Field(ge=0.0, le=30.0)
-    negative_prompt: str = Field(default="", max_length=2000)
+    negative_prompt: NegativePrompt = ""
     lora_strength: float = Field(default=1.0, ge=0.0, le=1.5)
     draft: bool = False  # few steps with the preset's distilled LoRAs, for clips that do not say otherwise
-    storyline_source: Literal["user", "qwen", "template"] = "user"
+    storyline_source: Source = "user"
+    telling: Telling = Telling()
     inputs: Inputs
     clips: tuple[Clip, ...] = ()
     rev: int = 0
@@ -144,6 +209,10 @@ class Project(Saved):
     def is_draft(self, index: int) -> bool:
         own = self.clips[index].draft
         return self.draft if own is None else own
+
+    def negative_prompt_of(self, index: int) -> str:
+        own = self.clips[index].negative_prompt
+        return self.negative_prompt if own is None else own
 
     def seed_of(self, index: int) -> int:
         clip = self.clips[index]

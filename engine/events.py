@@ -40,6 +40,22 @@ class ModelReady(Event):
 
 
 @dataclass(frozen=True)
+class DrafterLoading(Event):
+    """A language model is being loaded, by its title; what else was in memory is gone."""
+
+    title: str
+
+
+@dataclass(frozen=True)
+class BeatDrafted(Event):
+    """One more clip of a storyline; index counts from 0 at the first that was asked for."""
+
+    index: int
+    prompt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class ClipStarted(Event):
     clip_id: str
     index: int

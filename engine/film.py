@@ -20,7 +20,18 @@ import numpy as np
 from engine import __version__, backends, faults
 from engine.backends.base import Backend, ClipResult, Notice
 from engine.config import RANDOM_WEIGHTS, Preset
-from engine.domain import Clip, ClipRequest, Inputs, Project, Take, check_num_clips, clean_prompt
+from engine.domain import (
+    Clip,
+    ClipRequest,
+    Credit,
+    Inputs,
+    Project,
+    Source,
+    Take,
+    Telling,
+    check_num_clips,
+    clean_prompt,
+)
 from engine.errors import (
     ConfigError,
     DiskFull,
@@ -115,8 +126,10 @@ def create(
     num_inference_steps: int | None = None,
     draft: bool = False,
     hd: bool = False,
-    source: Literal["user", "qwen", "template"] = "user",
+    source: Source = "user",
+    telling: Telling | None = None,
     original_name: str = "",
+    credit: Credit | None = None,
 ) -> Store:
     """A new project in `folder` from the untrusted `picture` file; the picture is validated and re-encoded first."""
     preset.variant(variant)
@@ -144,10 +157,12 @@ def create(
         lora_strength=preset.variants[variant].lora_strength,
         draft=draft,
         storyline_source=source,
+        telling=telling or Telling(),
         inputs=Inputs(
             image=anchor.name,
             image_sha256=hashlib.sha256(anchor.read_bytes()).hexdigest(),
             original_name=Path(original_name or picture.name).name[:200],
+            credit=credit,
         ),
         clips=clips,
     )
@@ -171,7 +186,7 @@ def digest_of(project: Project, preset: Preset, index: int, parent_digest: str |
         "anchor": project.inputs.image_sha256,
         "parent": parent_digest,
         "prompt": clip.prompt,
-        "negative_prompt": project.negative_prompt if sampling.guidance_scale != 1.0 else "",
+        "negative_prompt": project.negative_prompt_of(index) if sampling.guidance_scale != 1.0 else "",
         "seed": project.seed_of(index),
         "steps": sampling.num_inference_steps,
         "guidance": sampling.guidance_scale,
@@ -244,7 +259,7 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
         index=index,
         variant=project.variant,
         prompt=wanted.clip.prompt,
-        negative_prompt=project.negative_prompt,
+        negative_prompt=project.negative_prompt_of(index),
         seed=wanted.seed,
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from engine.domain import Clip, Project, Storyline, check_num_clips, check_seed, clean_prompt
+from engine.domain import Beat, Clip, Project, Storyline, check_num_clips, check_seed, clean_prompt
 from engine.errors import InputError
 
 Scope = Literal["this_and_after", "only_this"]
@@ -26,17 +26,21 @@ def accept_storyline(project: Project, storyline: Storyline) -> Project:
     """Replace the clips by the storyline's; the ids of slots whose number stays are kept, and so are their takes."""
     kept = project.clips
     clips = [
-        kept[index].model_copy(update={"prompt": clean_prompt(prompt), "pinned_take": None})
+        kept[index].model_copy(update=beat.model_dump() | {"pinned_take": None})
         if index < len(kept)
-        else Clip(prompt=clean_prompt(prompt))
-        for index, prompt in enumerate(storyline.prompts)
+        else Clip(**beat.model_dump())
+        for index, beat in enumerate(storyline.beats)
     ]
     return with_clips(project, clips).model_copy(update={"storyline_source": storyline.source})
 
 
 def append(project: Project, prompts: Sequence[str]) -> Project:
     """Extend the storyboard by one clip per prompt."""
-    return with_clips(project, [*project.clips, *(Clip(prompt=clean_prompt(prompt)) for prompt in prompts)])
+    return append_beats(project, [Beat(prompt=prompt) for prompt in prompts])
+
+
+def append_beats(project: Project, beats: Sequence[Beat]) -> Project:
+    return with_clips(project, [*project.clips, *(Clip(**beat.model_dump()) for beat in beats)])
 
 
 def insert(project: Project, prompt: str, after: str | None) -> Project:
@@ -70,7 +74,14 @@ def delete(project: Project, clip_id: str) -> Project:
 def set_prompt(project: Project, clip_id: str, prompt: str) -> Project:
     cleaned = clean_prompt(prompt)
     clip = project.clips[project.clip_index(clip_id)]
-    return project if clip.prompt == cleaned else replace_clip(project, clip_id, prompt=cleaned, pinned_take=None)
+    if clip.prompt == cleaned:
+        return project
+    return replace_clip(project, clip_id, prompt=cleaned, caption="", pinned_take=None)  # the caption said the old one
+
+
+def set_negative_prompt(project: Project, clip_id: str, negative_prompt: str | None) -> Project:
+    """The clip's own negative prompt; None goes back to the film's."""
+    return replace_clip(project, clip_id, negative_prompt=negative_prompt, pinned_take=None)
 
 
 def set_seed(project: Project, clip_id: str, seed: int | None) -> Project:

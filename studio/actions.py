@@ -24,7 +24,8 @@ from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioErr
 from engine.events import FilmExported, JobFailed
 from engine.media import video
 from engine.project.store import read_project
-from engine.story.drafter import TemplateDrafter
+from engine.story import drafter
+from engine.story.template import TemplateDrafter
 from studio import dial, machine, view
 from studio.arguments import (
     MAX_TITLE_CHARACTERS,
@@ -460,7 +461,8 @@ class Actions:
         count = self._count(body.get("length", len(project.clips) or 4))
         self.rates.count("draft", self.library.owner(project_id))
         seed = secrets.randbelow(MAX_SEED) if project.clips else project.seed
-        storyline = self._drafter(project).draft(self._picture(project_id, project), keywords, count, seed=seed)
+        about = project.model_copy(update={"idea": keywords})
+        storyline = drafter.draft(TemplateDrafter(), self._brief(project_id, about, count, seed=seed))
 
         def accept(before: Project) -> Project:
             after = storyboard.accept_storyline(before, storyline)
@@ -505,17 +507,15 @@ class Actions:
 
     def _next_prompts(self, project_id: str, project: Project, position: int, count: int) -> tuple[str, ...]:
         """Prompts that continue the story of the first `position` clips."""
-        so_far = [clip.prompt for clip in project.clips[:position]]
-        storyline = self._drafter(project).draft(
-            self._picture(project_id, project), project.idea, count, seed=secrets.randbelow(MAX_SEED), so_far=so_far
-        )
-        return storyline.prompts
+        so_far = tuple(clip.prompt for clip in project.clips[:position])
+        brief = self._brief(project_id, project, count, seed=secrets.randbelow(MAX_SEED), so_far=so_far)
+        return drafter.draft(TemplateDrafter(), brief).prompts
 
-    def _drafter(self, project: Project) -> TemplateDrafter:
-        return TemplateDrafter.for_preset(self.library.preset(project), project.variant)
-
-    def _picture(self, project_id: str, project: Project) -> Path:
-        return self.library.store(project_id).anchor_file(project)
+    def _brief(
+        self, project_id: str, project: Project, count: int, *, seed: int, so_far: tuple[str, ...] = ()
+    ) -> drafter.Brief:
+        picture = self.library.store(project_id).anchor_file(project)
+        return drafter.brief_for(project, self.library.preset(project), picture, count=count, so_far=so_far, seed=seed)
 
     def _grow(self, job: Job) -> bool:
         """Whether a clip is missing; a film that goes on until somebody stops it gets its next one here.

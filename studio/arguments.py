@@ -6,13 +6,12 @@ Each function takes what arrived, of whatever type, and returns what the studio 
 from collections.abc import Mapping
 from typing import Any
 
-from engine.domain import MAX_CLIPS, clean_prompt
+from engine.domain import MAX_CLIPS, MAX_NEGATIVE_PROMPT_CHARACTERS, clean_prompt
 from engine.errors import InputError, nearest
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS
 from engine.storyboard import Scope
 
 MAX_TITLE_CHARACTERS = 200
-MAX_NEGATIVE_PROMPT_CHARACTERS = 2000
 
 Body = Mapping[str, Any]
 

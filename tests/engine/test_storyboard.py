@@ -1,7 +1,7 @@
 import pytest
 
 from engine import storyboard
-from engine.domain import Inputs, Project, Resolution, Storyline
+from engine.domain import Beat, Inputs, Project, Resolution, Storyline
 from engine.errors import InputError
 
 
@@ -52,7 +52,9 @@ def test_regenerating_only_one_clip_pins_the_later_ones(project):
 
 
 def test_a_redraft_keeps_the_identity_of_slots(project):
-    redrafted = storyboard.accept_storyline(project, Storyline(prompts=("one", "other"), source="template"))
+    redrafted = storyboard.accept_storyline(
+        project, Storyline(beats=(Beat(prompt="one"), Beat(prompt="other")), source="template")
+    )
     assert [clip.id for clip in redrafted.clips] == [clip.id for clip in project.clips[:2]]
 
 
