@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import film, storyboard
 from engine.config import RANDOM_WEIGHTS, Config, Preset
-from engine.domain import MAX_CLIPS, MAX_SEED, Clip, Project, check_num_clips, check_seed, clean_prompt, new_id
+from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, check_seed, clean_prompt
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
@@ -44,6 +44,7 @@ from studio.arguments import (
     whole,
 )
 from studio.feed import Feed, Pace
+from studio.history import History, live_clip
 from studio.lab import Lab
 from studio.library import Example, Library, Snapshot, owner_of
 from studio.limits import MAX_PROJECTS, Rates
@@ -52,25 +53,9 @@ from studio.tokens import Tokens
 
 log = logging.getLogger(__name__)
 MAX_KEYS = 256
-MAX_UNDO = 30
 REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
 RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
-UNDONE_FIELDS = (
-    "title", "idea", "variant", "seed", "num_inference_steps", "negative_prompt", "lora_strength", "storyline_source",
-    "draft",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit that can be undone. `idle`: it was allowed only while nothing was being made, and so is its undo."""
-
-    id: str
-    label: str
-    before: Project
-    after: Project
-    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ class Actions:
         self.lab: Lab | None = None
         self._locks: dict[str, threading.RLock] = {}
         self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
-        self._undo: dict[str, list[Edit]] = defaultdict(list)
+        self.history = History(library)
         self._exports: dict[str, view.ExportFacts] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()  # projects somebody looked at, the latest last
@@ -274,7 +259,7 @@ class Actions:
         job = self.queue.job_of(project_id)
         live = self.feed.live(project_id)
         unavailable = self.queue.unavailable if snapshot.preset.name == self.library.default.name else None
-        undo = self._last_edit(project_id)
+        undo = self.history.last(project_id)
         return view.state(
             view.Facts(
                 plan=snapshot.plan,
@@ -413,9 +398,9 @@ class Actions:
         if command is None:
             name = str(action)[:40]
             raise InputError(f"There is no action “{name}”.", nearest(name, [*self._commands]))
-        before = self._last_edit(project_id)
+        before = self.history.last(project_id)
         answer = command(project_id, body) or {}
-        edit = self._last_edit(project_id)
+        edit = self.history.last(project_id)
         if edit and edit != before and action != "undo":
             answer = {**answer, "undo_id": edit.id}
         return answer
@@ -433,7 +418,8 @@ class Actions:
         self.feed.forget(project_id)
         for name in (project_id, f"copy:{project_id}"):
             self._answered.pop(name, None)
-        for table in (self._undo, self._exports, self._seen, self._recent):
+        self.history.forget(project_id)
+        for table in (self._exports, self._seen, self._recent):
             table.pop(project_id, None)
 
     def _remember(self, project_id: str) -> None:
@@ -469,7 +455,7 @@ class Actions:
             title = title_from(keywords) if before.title == "Untitled film" else before.title
             return after.model_copy(update={"idea": keywords, "title": title})
 
-        self._edit(project_id, "Draft storyline", accept, idle=True)
+        self.history.edit(project_id, "Draft storyline", accept, idle=True)
 
     def _redraft_from(self, project_id: str, body: Body) -> None:
         project = self.library.project(project_id)
@@ -486,7 +472,7 @@ class Actions:
                 after = storyboard.set_prompt(after, clip.id, prompt)
             return after.model_copy(update={"storyline_source": "template"})
 
-        self._edit(project_id, f"Redraft from clip {first + 1}", accept)
+        self.history.edit(project_id, f"Redraft from clip {first + 1}", accept)
 
     def _extend(self, project_id: str, body: Body) -> dict[str, Any]:
         count = body.get("count", 1)
@@ -500,7 +486,7 @@ class Actions:
             self.rates.count("draft", self.library.owner(project_id))
             prompts = self._next_prompts(project_id, project, len(project.clips), count)
             label = "Add a clip" if count == 1 else f"Add {count} clips"
-            self._edit(project_id, label, lambda before: storyboard.append(before, prompts))
+            self.history.edit(project_id, label, lambda before: storyboard.append(before, prompts))
         if starts:
             return self._generate(project_id, {**body, "forever": forever})
         return {}
@@ -541,13 +527,13 @@ class Actions:
     def _set_prompt(self, project_id: str, body: Body) -> None:
         clip_id, prompt = clip_id_of(body), clean_prompt(body.get("prompt", ""))
         self._refuse_if_live(project_id, clip_id)
-        self._edit(project_id, "Edit prompt", lambda before: storyboard.set_prompt(before, clip_id, prompt))
+        self.history.edit(project_id, "Edit prompt", lambda before: storyboard.set_prompt(before, clip_id, prompt))
 
     def _set_seed(self, project_id: str, body: Body) -> None:
         clip_id, seed = clip_id_of(body), body.get("seed")
         seed = None if seed is None else whole(seed, "seed")
         self._refuse_if_live(project_id, clip_id)
-        self._edit(project_id, "Change seed", lambda before: storyboard.set_seed(before, clip_id, seed))
+        self.history.edit(project_id, "Change seed", lambda before: storyboard.set_seed(before, clip_id, seed))
 
     def _insert(self, project_id: str, body: Body) -> dict[str, Any]:
         after = clip_id_of(body, "after") if body.get("after") else None
@@ -555,24 +541,24 @@ class Actions:
         position = project.clip_index(after) + 1 if after else 0
         prompt = body.get("prompt")
         text = clean_prompt(prompt) if prompt else self._next_prompts(project_id, project, position, 1)[0]
-        edited = self._edit(project_id, "Insert clip", lambda before: storyboard.insert(before, text, after))
+        edited = self.history.edit(project_id, "Insert clip", lambda before: storyboard.insert(before, text, after))
         return {"clip_id": edited.clips[position].id}
 
     def _duplicate(self, project_id: str, body: Body) -> dict[str, Any]:
         clip_id = clip_id_of(body)
-        edited = self._edit(project_id, "Duplicate clip", lambda before: storyboard.duplicate(before, clip_id))
+        edited = self.history.edit(project_id, "Duplicate clip", lambda before: storyboard.duplicate(before, clip_id))
         return {"clip_id": edited.clips[edited.clip_index(clip_id) + 1].id}
 
     def _move(self, project_id: str, body: Body) -> None:
         clip_id, to = clip_id_of(body), whole(body.get("to"), "to")
         self._refuse_if_live(project_id, clip_id)
-        self._edit(project_id, "Move clip", lambda before: storyboard.move(before, clip_id, to))
+        self.history.edit(project_id, "Move clip", lambda before: storyboard.move(before, clip_id, to))
 
     def _delete(self, project_id: str, body: Body) -> None:
         clip_id = clip_id_of(body)
         self._refuse_if_live(project_id, clip_id)
         number = self.library.project(project_id).clip_index(clip_id) + 1
-        self._edit(project_id, f"Remove clip {number}", lambda before: storyboard.delete(before, clip_id))
+        self.history.edit(project_id, f"Remove clip {number}", lambda before: storyboard.delete(before, clip_id))
 
     def _pin(self, project_id: str, body: Body) -> None:
         clip_id, digest = clip_id_of(body), body.get("digest")
@@ -580,7 +566,7 @@ class Actions:
         own = {take.digest for take in self.library.snapshot(project_id).takes.get(clip_id, ())}
         if digest is not None and not (isinstance(digest, str) and digest in own):
             raise InputError("That clip has no such take.", "Reload the page to see its takes.")
-        self._edit(project_id, "Choose take", lambda before: storyboard.pin(before, clip_id, digest))
+        self.history.edit(project_id, "Choose take", lambda before: storyboard.pin(before, clip_id, digest))
 
     def _regenerate(self, project_id: str, body: Body) -> None:
         clip_id = clip_id_of(body)
@@ -591,7 +577,7 @@ class Actions:
         seed = secrets.randbelow(MAX_SEED) if seed is None else check_seed(whole(seed, "seed"))
         shown = shown_takes(self.library.snapshot(project_id))
         number = self.library.project(project_id).clip_index(clip_id) + 1
-        self._edit(
+        self.history.edit(
             project_id,
             f"Regenerate clip {number}",
             lambda before: storyboard.regenerate(
@@ -615,7 +601,7 @@ class Actions:
         if starts:
             self._check_can_start(project_id)
         shown = shown_takes(snapshot)
-        self._edit(
+        self.history.edit(
             project_id,
             label,
             lambda before: storyboard.set_quality(before, clip_ids, draft=draft, shown=shown, scope=scope),
@@ -644,66 +630,20 @@ class Actions:
             self._refuse_while_working(project_id)
         if changes:
             label = "Change settings" if set(changes) - {"title", "idea"} else ""
-            self._edit(project_id, label, lambda before: before.model_copy(update=changes), idle=True)
+            self.history.edit(project_id, label, lambda before: before.model_copy(update=changes), idle=True)
 
     def _undo_last(self, project_id: str, body: Body) -> None:
-        edit = self._edit_to_undo(project_id, body.get("id"))
+        edit = self.history.to_undo(project_id, body.get("id"))
         if edit.idle:
             self._refuse_while_working(project_id)
         live = self.feed.live(project_id)
 
-        def change(project: Project) -> Project:
-            after = undone(edit, project)
-            if live and live_clip(project, live.clip_id) != live_clip(after, live.clip_id):
+        def check(before: Project, after: Project) -> None:
+            if live and live_clip(before, live.clip_id) != live_clip(after, live.clip_id):
                 raise InputError("The clip this would change is being made.", "Pause first.")
-            return after
 
-        self.library.store(project_id).edit(change)
-        with self._lock("undo:" + project_id):
-            self._undo[project_id].remove(edit)
-        self._changed(project_id)
+        self.history.undo(project_id, edit, check)
         self.feed.announce(project_id, f"Undone: {edit.label.lower()}.")
-
-    def _edit_to_undo(self, project_id: str, edit_id: object) -> Edit:
-        """The last edit, which must be `edit_id` when the page names one."""
-        with self._lock("undo:" + project_id):
-            stack = list(self._undo.get(project_id, ()))
-        if not stack:
-            raise InputError("There is nothing to undo.")
-        if edit_id is not None and edit_id != stack[-1].id:
-            if any(edit.id == edit_id for edit in stack):
-                raise InputError(
-                    "Something else was edited after that.", f"Undo “{stack[-1].label.lower()}” first, or edit it back."
-                )
-            raise InputError("That edit was undone already.", "Nothing was changed.")
-        return stack[-1]
-
-    def _last_edit(self, project_id: str) -> Edit | None:
-        with self._lock("undo:" + project_id):
-            stack = self._undo.get(project_id)
-            return stack[-1] if stack else None
-
-    def _edit(
-        self, project_id: str, label: str, change: Callable[[Project], Project], *, idle: bool = False
-    ) -> Project:
-        """Apply `change` to the saved project and remember how it was; an empty label is not worth an undo."""
-        seen: list[Project] = []
-
-        def recorded(before: Project) -> Project:
-            seen.append(before)
-            return change(before)
-
-        after = self.library.store(project_id).edit(recorded)
-        if after != seen[0]:
-            if not label:
-                self._changed(project_id)
-                return after
-            with self._lock("undo:" + project_id):
-                stack = self._undo[project_id]
-                stack.append(Edit(new_id(), label, seen[0], after, idle))
-                del stack[:-MAX_UNDO]
-            self._changed(project_id)
-        return after
 
     def _refuse_if_live(self, project_id: str, clip_id: str) -> None:
         live = self.feed.live(project_id)
@@ -728,7 +668,7 @@ class Actions:
     def _generate(self, project_id: str, body: Body) -> dict[str, Any]:
         snapshot = self._check_can_start(project_id)
         if prompts := self._prompts_of(body):
-            self._edit(project_id, "Add clips", lambda before: storyboard.append(before, prompts))
+            self.history.edit(project_id, "Add clips", lambda before: storyboard.append(before, prompts))
             snapshot = self.library.snapshot(project_id)
         if not snapshot.plan.clips:
             raise InputError("There is no clip to generate yet.", "Draft a storyline first.")
@@ -835,40 +775,6 @@ class Actions:
         if number > most:
             raise InputError(f"Up to {most} clips can be added at a time, got {number}.", "Extend the film later.")
         return number
-
-
-def undone(edit: Edit, project: Project) -> Project:
-    """`project` without `edit`: what it changed is as before, later changes stay, clips added since come last."""
-    changed = [name for name in UNDONE_FIELDS if getattr(edit.before, name) != getattr(edit.after, name)]
-    untouched = [name for name in changed if getattr(project, name) == getattr(edit.after, name)]
-    fields: dict[str, Any] = {name: getattr(edit.before, name) for name in untouched}
-    if edit.before.clips != edit.after.clips:
-        fields["clips"] = clips_without(edit, project.clips)
-    return project.model_copy(update=fields)
-
-
-def live_clip(project: Project, clip_id: str) -> Clip | None:
-    return next((clip for clip in project.clips if clip.id == clip_id), None)
-
-
-def clips_without(edit: Edit, clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    present = {clip.id: clip for clip in clips}
-    before = {clip.id: clip for clip in edit.before.clips}
-    after = {clip.id: clip for clip in edit.after.clips}
-    restored = [
-        restored_clip(clip, after.get(clip.id), present.get(clip.id, clip))
-        for clip in edit.before.clips
-        if clip.id in present or clip.id not in after
-    ]
-    return (*restored, *(clip for clip in clips if clip.id not in before and clip.id not in after))
-
-
-def restored_clip(before: Clip, after: Clip | None, clip: Clip) -> Clip:
-    """`clip` with the fields that an edit from `before` to `after` changed; None: the edit removed it."""
-    if after is None:
-        return before
-    changed = {name: value for name, value in before if value != getattr(after, name)}
-    return clip.model_copy(update=changed)
 
 
 @contextmanager

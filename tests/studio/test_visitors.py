@@ -91,7 +91,7 @@ def test_memory_is_kept_for_the_projects_somebody_looks_at(quiet, new_film, monk
     for film in films[2:]:
         film.state()
     actions = quiet.actions
-    assert films[1].id not in actions._recent and films[1].id not in actions._undo
+    assert films[1].id not in actions._recent and actions.history.last(films[1].id) is None
     assert films[1].id not in actions.library._snapshots and films[1].id not in actions.feed._rev
     assert films[0].id in actions._recent, "it has a job"
     assert films[1].state()["rev"] > rev and len(films[1].state()["clips"]) == 2
