@@ -20,8 +20,7 @@ from engine.domain import MAX_SEED, Project, Resolution, check_num_clips, check_
 from engine.errors import InputError, StudioError
 from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading, ProjectOpened
 from engine.project.store import Store
-from engine.story import drafter
-from engine.story.prompts import read_prompts
+from engine.story import drafter, exchange
 from engine.story.template import TemplateDrafter
 from engine.story.vocabulary import vocabulary_of
 from engine.variants import VARIANTS, Variant
@@ -523,7 +522,7 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     if args.prompts and args.prompt:
         raise InputError("Give either --prompts FILE or --prompt TEXT, not both.")
     if args.prompts:
-        return read_prompts(args.prompts)
+        return list(exchange.read_file(args.prompts).prompts)
     return [clean_prompt(args.prompt)] if args.prompt is not None else []
 
 

@@ -39,11 +39,20 @@ def new_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(26))
 
 
+def without_controls(text: str) -> str:
+    return _FORBIDDEN.sub(" ", text)
+
+
+def fold(text: str) -> str:
+    """`text` on one line, without control characters."""
+    return " ".join(without_controls(text).split())
+
+
 def clean_prompt(text: str) -> str:
     """The prompt with control characters removed and whitespace folded; too long or empty raises `InputError`."""
     if not isinstance(text, str):
         raise InputError(f"A prompt must be text, got {type(text).__name__}.")
-    cleaned = " ".join(_FORBIDDEN.sub(" ", text).split())
+    cleaned = fold(text)
     if not cleaned:
         raise InputError("The prompt is empty.", "Write what should happen in this clip.")
     if len(cleaned) > MAX_PROMPT_CHARACTERS:
