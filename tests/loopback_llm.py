@@ -7,6 +7,7 @@ makes every prompt another one. `fault` and `status` make it slow, broken or lyi
 import base64
 import contextlib
 import gzip
+import itertools
 import json
 import math
 import re
@@ -14,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, get_args
@@ -61,6 +62,7 @@ MODEL = "loopback-vl"
 HOSTILE = (
     "\u202eevil\u202c\x07\x1b[31m <script>alert(1)</script> ${process.env} '; DROP TABLE films; -- ../../etc/passwd "
 )
+BROKEN_EVENTS = (b'{"choices": [', b"\xff\xfe", b"7", b'{"choices": {"a": 1}}')
 
 ACTIONS = (
     "walks on with steady steps",
@@ -191,36 +193,45 @@ class _Telling:
         return [items[0]] * len(items) if self.change == "duplicates" and items else items
 
     def _string(self, schema: Mapping, name: str) -> str:
-        start = literal_start(schema.get("pattern", ""))
-        text = start + self._words(name, start)
+        pattern = schema.get("pattern", "")
+        start, number = literal_start(pattern), self.story.next_number()
+        words = self._words(name, number, named=bool(start))
         if self.change == "hostile text":
-            text = start + HOSTILE + text.removeprefix(start)
-        least, most = schema.get("minLength", 0), schema.get("maxLength", 2000)
-        number = self.story.next_number()
-        while len(text) < least:
-            text += " " + DETAILS[number % len(DETAILS)]
-            number += 1
-        text = text[:most].rstrip() if len(text[:most].rstrip()) >= least else text[:most]
-        if "pattern" in schema and self.change == "none" and not re.search(schema["pattern"], text):
-            raise ValueError(f"no text for the pattern {schema['pattern']}")
-        return text
+            return start + HOSTILE + words
+        least, most = schema.get("minLength", 0), schema.get("maxLength", 4000)
+        for text in variations(start + words, [DETAILS[(number + 1 + i) % len(DETAILS)] for i in range(40)]):
+            if least <= len(text) <= most and re.search(pattern, text):
+                return text
+        raise ValueError(f"no text of {least} to {most} characters for the pattern {pattern}")
 
-    def _words(self, name: str, start: str) -> str:
-        number = self.story.next_number()
+    def _words(self, name: str, number: int, *, named: bool) -> str:
+        """What a text called `name` says; `named`: something before it names the subject."""
+        subject = self.subject[0].upper() + self.subject[1:]
+        action, camera = ACTIONS[number % len(ACTIONS)], CAMERAS[number % len(CAMERAS)]
         match name:
             case "subject":
-                return self.subject
-            case "place" | "setting" | "scene":
-                return "an old street lined with stone houses"
-            case "time":
-                return "late afternoon"
+                return subject
+            case "place" | "setting" | "scene" | "where":
+                return "An old street lined with stone houses"
+            case "time" | "when":
+                return "Late afternoon"
             case "caption":
                 return f"Szene {number}: {self.subject}, Bild für Bild."
-        action, camera = ACTIONS[number % len(ACTIONS)], CAMERAS[number % len(CAMERAS)]
-        detail = DETAILS[number % len(DETAILS)]
-        who = "" if start else self.subject[:1].upper() + self.subject[1:]
-        gap = "" if start.endswith(" ") or not start else " "
-        return f"{who}{gap}{'' if start else ' '}{action} in the old street, and {camera}. {detail}"
+            case "camera":
+                return camera[0].upper() + camera[1:]
+        who = "" if named else subject
+        return f"{who} {action} in the old street, and {camera}. {DETAILS[number % len(DETAILS)]}"
+
+
+def variations(text: str, details: Sequence[str]) -> Iterator[str]:
+    """`text` with other ends: as it is, with more sentences, then cut shorter, at words before anywhere."""
+    longer = [text, *(f"{text} {' '.join(details[:count])}" for count in range(1, len(details) + 1))]
+    yield from longer
+    whole = longer[-1]
+    at_words = (at for at in range(len(whole) - 1, 0, -1) if whole[at] == " ")
+    for cut in itertools.chain(at_words, range(len(text), 0, -1)):
+        for end in ("", ".", "!", "a"):
+            yield whole[:cut].rstrip(" ,.") + end
 
 
 def subject_of(text: str) -> str:
@@ -427,7 +438,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._plain(200, page, {"Content-Type": "text/html"})
 
     def _gzip_bomb(self, _: Received) -> None:
-        packed = gzip.compress(b"data: " + b" " * 200_000_000, compresslevel=9)
+        packed = gzip.compress(b"data: " + b" " * 50_000_000, compresslevel=6)
         self._plain(200, packed, {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"})
 
     def _endless_line(self, _: Received) -> None:
@@ -452,13 +463,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _broken_events(self, _: Received) -> None:
         self._head()
-        for line in (
-            b'data: {"choices": [\n\n',
-            b"data: \xff\xfe\n\n",
-            b"data: 7\n\n",
-            b'data: {"choices": {"a": 1}}\n\n',
-        ):
-            self._chunk(line)
+        for data in BROKEN_EVENTS:
+            self._chunk(b"data: " + data + b"\n\n")
         self._chunk(b"")
 
     def _head(self) -> None:
