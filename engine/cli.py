@@ -23,7 +23,7 @@ from engine.project.store import Store
 from engine.story import drafter, exchange
 from engine.story.template import TemplateDrafter
 from engine.story.vocabulary import vocabulary_of
-from engine.variants import VARIANTS, Variant
+from engine.variants import VARIANTS
 from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ def print_line(item: Event | dict) -> None:
             text = f"Film: {data['path']} ({data['frames']} frames, {data['frames'] / data['fps']:.1f} s)"
         case "clip_notice":
             text = f"  {data['text']}"
+        case "credit":
+            text = data["text"]
         case "job_done":
             text = f"Done: {data['clips']} clips."
         case "job_cancelled" | "job_failed":
@@ -177,7 +179,7 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
         folder,
         args.image,
         preset,
-        prompts=spread(prompts, count, row),
+        prompts=storyboard.spread(prompts, count, row),
         variant=variant,
         seed=check_seed(args.seed) if args.seed is not None else 0,
         num_inference_steps=check_steps(args.steps),
@@ -198,7 +200,7 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> 
     row = preset.variant(project.variant)
     all_given = len(prompts) * row.clips_per_prompt
     count = max(args.clips or all_given or len(have), len(have))
-    wanted = spread(prompts, count, row) if prompts else None
+    wanted = storyboard.spread(prompts, count, row) if prompts else None
     given = len(have) if args.clips or len(prompts) == 1 else all_given  # a longer film was extended meanwhile
     differing = [i for i, (a, b) in enumerate(zip(wanted or [], have, strict=False)) if a != b and i < given]
     if differing:
@@ -305,6 +307,8 @@ def run_export(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     preset = preset_of(store.load(), args)
     say(film.export(store, preset, args.out))
+    if credit := store.load().inputs.credit:
+        say({"event": "credit", "text": film.credit_line(credit)})
 
 
 def run_draft(args: argparse.Namespace, say) -> None:
@@ -524,14 +528,6 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     if args.prompts:
         return list(exchange.read_file(args.prompts).prompts)
     return [clean_prompt(args.prompt)] if args.prompt is not None else []
-
-
-def spread(prompts: Sequence[str], count: int, row: Variant) -> list[str]:
-    """`count` prompts: the first one only for a variant with one prompt, else each as often in a row as the method
-    wants it, and the list over and over, as upstream."""
-    if row.prompt_policy == "one":
-        return [prompts[0]] * count
-    return [prompts[index // row.clips_per_prompt % len(prompts)] for index in range(count)]
 
 
 def drafted(store: Store, preset: Preset, count: int) -> list[str]:

@@ -1,12 +1,27 @@
 """Edits of a storyboard, as pure functions from one project to the next. Staleness is computed later, never stored."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
-from engine.domain import Beat, Clip, Project, Storyline, check_num_clips, check_seed, clean_prompt
+from engine.domain import (
+    MAX_PROMPT_CHARACTERS,
+    Beat,
+    Clip,
+    Project,
+    Storyline,
+    check_num_clips,
+    check_seed,
+    clean_prompt,
+)
 from engine.errors import InputError
+from engine.variants import Variant
 
 Scope = Literal["this_and_after", "only_this"]
+Said = TypeVar("Said")
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)]*(?=\s)|[。！？][」』”]*")
+WORD_END = re.compile(r"\S(?=\s)")
+WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]$")  # Japanese and Chinese: sentences end in 。 and no space follows
 
 
 def with_clips(project: Project, clips: Sequence[Clip]) -> Project:
@@ -22,16 +37,28 @@ def replace_clip(project: Project, clip_id: str, **changes: object) -> Project:
     return with_clips(project, clips)
 
 
-def accept_storyline(project: Project, storyline: Storyline) -> Project:
-    """Replace the clips by the storyline's; the ids of slots whose number stays are kept, and so are their takes."""
-    kept = project.clips
-    clips = [
-        kept[index].model_copy(update=beat.model_dump() | {"pinned_take": None})
-        if index < len(kept)
-        else Clip(**beat.model_dump())
-        for index, beat in enumerate(storyline.beats)
-    ]
+def accept_storyline(
+    project: Project, storyline: Storyline, negative_prompts: Sequence[str | None] | None = None
+) -> Project:
+    """Replace the clips by the storyline's; the ids of slots whose number stays are kept, and so are their takes.
+
+    negative_prompts: one for each clip, from a file that has them; without, clips keep theirs.
+    """
+    kept, clips = project.clips, []
+    for index, beat in enumerate(storyline.beats):
+        changes = beat.model_dump() | {"pinned_take": None}
+        if negative_prompts is not None:
+            changes["negative_prompt"] = negative_prompts[index]
+        clips.append(kept[index].model_copy(update=changes) if index < len(kept) else Clip(**changes))
     return with_clips(project, clips).model_copy(update={"storyline_source": storyline.source})
+
+
+def spread(said: Sequence[Said], count: int, row: Variant) -> list[Said]:
+    """What is said in each of `count` clips: the first only for a variant with one prompt, else each as often in a row
+    as the method wants it, and the list over and over, as upstream."""
+    if row.prompt_policy == "one":
+        return [said[0]] * count
+    return [said[index // row.clips_per_prompt % len(said)] for index in range(count)]
 
 
 def append(project: Project, prompts: Sequence[str]) -> Project:
@@ -54,6 +81,72 @@ def insert(project: Project, prompt: str, after: str | None) -> Project:
 def duplicate(project: Project, clip_id: str) -> Project:
     source = project.clips[project.clip_index(clip_id)]
     return insert(project, source.prompt, after=clip_id)
+
+
+def merge(project: Project, clip_id: str) -> Project:
+    """Join a clip with the one after it: it says both, and keeps its own takes, seed and negative prompt.
+
+    The captions are joined where both clips have one. Raises `InputError` for the last clip and for too long a prompt.
+    """
+    index = project.clip_index(clip_id)
+    if index + 1 == len(project.clips):
+        raise InputError("The last clip has none after it to be merged with.", "Merge the one before it.")
+    first, second = project.clips[index : index + 2]
+    prompt = as_sentences(first.prompt, second.prompt)
+    caption = as_sentences(first.caption, second.caption) if first.caption and second.caption else ""
+    if max(len(prompt), len(caption)) > MAX_PROMPT_CHARACTERS:
+        raise InputError(
+            f"Clips {index + 1} and {index + 2} together have {max(len(prompt), len(caption)):,} characters; up to "
+            f"{MAX_PROMPT_CHARACTERS:,} are allowed.",
+            "Nothing was changed. Shorten one of them first.",
+        )
+    merged = first.model_copy(update={"prompt": prompt, "caption": caption, "pinned_take": None})
+    return with_clips(project, [*project.clips[:index], merged, *project.clips[index + 2 :]])
+
+
+def as_sentences(first: str, second: str) -> str:
+    """Both texts in a row, the first one ended."""
+    if WIDE.search(first):
+        return f"{first}。{second}"
+    if first[-1] in "。！？」』":
+        return first + second
+    ended = first if re.search(r"[.!?…][\"'”’)]*$", first) else f"{first.rstrip(',;:')}."
+    return f"{ended} {second[0].upper()}{second[1:]}"
+
+
+def split(project: Project, clip_id: str, at: int | None = None) -> Project:
+    """Make two clips of one: what is said up to `at` and the rest.
+
+    at: a place in the prompt in characters, moved to the nearest end of a word; None: the end of the sentence that is
+    nearest to the middle. The first half keeps the takes and the seed, both keep the negative prompt. A caption is split
+    after as many sentences as the prompt where it has as many, else it is left out. Raises `InputError` when there is
+    nothing to split.
+    """
+    index = project.clip_index(clip_id)
+    clip = project.clips[index]
+    sentences = ends(SENTENCE_END, clip.prompt)
+    if at is not None and not 0 < at < len(clip.prompt):
+        raise InputError(f"Clip {index + 1} cannot be split at its beginning or end.", "Choose a place between words.")
+    places = sentences if at is None else sorted({*sentences, *ends(WORD_END, clip.prompt)})
+    if not places:
+        what = "is one sentence" if at is None else "is one word"
+        raise InputError(f"Clip {index + 1} {what}: there is nothing to split.", "Write more, or add a clip after it.")
+    wanted = len(clip.prompt) / 2 if at is None else at
+    place = min(places, key=lambda end: abs(end - wanted))
+    captions = ends(SENTENCE_END, clip.caption)
+    matching = place in sentences and len(captions) == len(sentences)
+    cut = captions[sentences.index(place)] if matching else len(clip.caption)
+    caption, rest = (clip.caption[:cut], clip.caption[cut:].strip()) if matching else ("", "")
+    first = clip.model_copy(update={"prompt": clip.prompt[:place], "caption": caption, "pinned_take": None})
+    second = Clip(
+        prompt=clip.prompt[place:].strip(), caption=rest, negative_prompt=clip.negative_prompt, draft=clip.draft
+    )
+    return with_clips(project, [*project.clips[:index], first, second, *project.clips[index + 1 :]])
+
+
+def ends(of: re.Pattern[str], text: str) -> list[int]:
+    """Where a sentence or a word ends inside `text`; its own end is none of them."""
+    return [match.end() for match in of.finditer(text) if match.end() < len(text)]
 
 
 def move(project: Project, clip_id: str, to_index: int) -> Project:

@@ -1,7 +1,7 @@
 import pytest
 
 from engine import storyboard
-from engine.domain import Beat, Inputs, Project, Resolution, Storyline
+from engine.domain import Beat, Clip, Inputs, Project, Resolution, Storyline
 from engine.errors import InputError
 
 
@@ -64,3 +64,124 @@ def test_impossible_counts_are_refused(count):
 
     with pytest.raises(InputError, match="1 to 1,000"):
         check_num_clips(count)
+
+
+def test_an_imported_storyline_brings_its_negative_prompts(project):
+    project = storyboard.set_negative_prompt(project, project.clips[0].id, "people")
+    story = Storyline(beats=(Beat(prompt="a"), Beat(prompt="b"), Beat(prompt="c"), Beat(prompt="d")), source="user")
+    drafted = storyboard.accept_storyline(project, story)
+    assert [clip.negative_prompt for clip in drafted.clips] == ["people", None, None, None]
+    imported = storyboard.accept_storyline(project, story, (None, "rain", "", "snow"))
+    assert [clip.negative_prompt for clip in imported.clips] == [None, "rain", "", "snow"]
+
+
+# ---- merge and split
+
+
+def with_clip(project, prompt, **of_it):
+    return storyboard.with_clips(project, [Clip(prompt=prompt, **of_it), *project.clips])
+
+
+def said(project):
+    return [(clip.prompt, clip.caption) for clip in project.clips]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        ("A dog sleeps", "it wakes", "A dog sleeps. It wakes"),
+        ("A dog sleeps.", "It wakes.", "A dog sleeps. It wakes."),
+        ("A dog sleeps,", "it wakes", "A dog sleeps. It wakes"),
+        ("“Wake up!”", "the dog hears", "“Wake up!” The dog hears"),
+        ("犬が眠る", "犬が起きる。", "犬が眠る。犬が起きる。"),
+        ("犬が眠る。", "犬が起きる。", "犬が眠る。犬が起きる。"),
+    ],
+)
+def test_merged_clips_say_both_as_sentences(project, first, second, both):
+    before = with_clip(with_clip(project, second), first, seed=7)
+    after = storyboard.merge(before, before.clips[0].id)
+    assert prompts(after) == [both, "one", "two", "three"]
+    assert (after.clips[0].id, after.clips[0].seed) == (before.clips[0].id, 7)
+
+
+def test_captions_are_merged_only_where_both_clips_have_one(project):
+    before = with_clip(with_clip(project, "It wakes.", caption="Er erwacht."), "A dog sleeps.", caption="Ein Hund.")
+    assert storyboard.merge(before, before.clips[0].id).clips[0].caption == "Ein Hund. Er erwacht."
+    assert storyboard.merge(before, before.clips[1].id).clips[1].caption == ""
+
+
+def test_the_last_clip_and_too_long_a_pair_are_not_merged(project):
+    with pytest.raises(InputError, match="last clip"):
+        storyboard.merge(project, project.clips[-1].id)
+    long = with_clip(with_clip(project, "b" * 600), "a" * 600)
+    with pytest.raises(InputError, match="Clips 1 and 2 together have 1,202 characters"):
+        storyboard.merge(long, long.clips[0].id)
+    captions = with_clip(with_clip(project, "b", caption="b" * 600), "a", caption="a" * 600)
+    with pytest.raises(InputError, match="1,202"):
+        storyboard.merge(captions, captions.clips[0].id)
+
+
+def test_a_clip_is_split_at_the_sentence_nearest_the_middle_and_keeps_its_takes(project):
+    before = with_clip(
+        project, "A dog sleeps. It wakes! It runs off.", negative_prompt="cats", seed=7, pinned_take="0" * 64
+    )
+    after = storyboard.split(before, before.clips[0].id)
+    first, second = after.clips[:2]
+    assert prompts(after) == ["A dog sleeps.", "It wakes! It runs off.", "one", "two", "three"]
+    assert (first.id, first.seed, first.pinned_take) == (before.clips[0].id, 7, None)
+    assert second.id != first.id and second.seed is None
+    assert first.negative_prompt == second.negative_prompt == "cats"
+
+
+@pytest.mark.parametrize(
+    ("at", "first", "second"),
+    [
+        (1, "The", "dog sleeps"),
+        (3, "The", "dog sleeps"),
+        (5, "The", "dog sleeps"),
+        (6, "The dog", "sleeps"),
+        (13, "The dog", "sleeps"),
+    ],
+)
+def test_a_place_is_moved_to_the_nearest_end_of_a_word(project, at, first, second):
+    before = with_clip(project, "The dog sleeps")
+    assert prompts(storyboard.split(before, before.clips[0].id, at))[:2] == [first, second]
+
+
+def test_a_caption_is_split_with_its_prompt_where_their_sentences_match(project):
+    before = with_clip(project, "It sleeps. It wakes.", caption="犬が眠る。犬が起きる。")
+    identifier = before.clips[0].id
+    assert said(storyboard.split(before, identifier))[:2] == [
+        ("It sleeps.", "犬が眠る。"),
+        ("It wakes.", "犬が起きる。"),
+    ]
+    assert said(storyboard.split(before, identifier, 2))[:2] == [("It", ""), ("sleeps. It wakes.", "")]
+    one = with_clip(project, "It sleeps. It wakes.", caption="Ein Hund, der schläft")
+    assert said(storyboard.split(one, one.clips[0].id))[:2] == [("It sleeps.", ""), ("It wakes.", "")]
+
+
+def test_merging_undoes_a_split(project):
+    before = with_clip(project, "A dog sleeps. It wakes. It runs.", caption="Eins. Zwei. Drei.")
+    identifier = before.clips[0].id
+    assert said(storyboard.merge(storyboard.split(before, identifier), identifier)) == said(before)
+
+
+@pytest.mark.parametrize("at", [-1, 0, 14, 10**9])
+def test_a_place_outside_the_prompt_is_refused(project, at):
+    before = with_clip(project, "The dog sleeps")
+    with pytest.raises(InputError, match="Clip 1 cannot be split"):
+        storyboard.split(before, before.clips[0].id, at)
+
+
+def test_there_must_be_something_to_split(project):
+    sentence = with_clip(project, "The dog sleeps at 3.5 metres.")
+    with pytest.raises(InputError, match="one sentence"):
+        storyboard.split(sentence, sentence.clips[0].id)
+    with pytest.raises(InputError, match="one word"):
+        storyboard.split(project, project.clips[0].id, 1)
+
+
+def test_a_full_storyboard_is_not_split(project):
+    full = storyboard.with_clips(project, [Clip(prompt="One. Two.") for _ in range(1000)])
+    with pytest.raises(InputError, match="1 to 1,000"):
+        storyboard.split(full, full.clips[3].id)

@@ -22,3 +22,12 @@ def test_segments_tile_the_film_without_gap_or_overlap(m):
 def test_a_window_begins_with_the_frames_of_the_previous_clip():
     timeline = Timeline(25, 5, 12)
     assert timeline.window(1)[0] == timeline.window(0)[1] - 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "m", "clips", "frames"),
+    [(50, 1, 10, 801), (50, 5, 10, 765), (250, 1, 50, 4001), (250, 5, 50, 3805), (5.0625, 5, 1, 81), (0.1, 5, 1, 81)],
+)
+def test_seconds_are_as_many_clips_as_the_paper_counts(seconds, m, clips, frames):
+    timeline = Timeline(81, m, 16)
+    assert (timeline.clips_for(seconds), timeline.total(clips)) == (clips, frames)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from engine import backends, cli, film
+from engine import backends, cli, film, storyboard
 from engine.config import PRESETS, load_preset, preset_names
 from engine.domain import SEED_STRIDE
 from engine.errors import ConfigError, WeightsMismatch
@@ -393,9 +393,9 @@ def test_drafts_whose_preset_lost_its_draft_quality_can_still_be_finalized(run, 
 
 
 def test_svi_2_0_uses_each_prompt_twice_as_its_script_does():
-    assert cli.spread(["a", "b"], 5, METHODS["svi-2.0"]) == ["a", "a", "b", "b", "a"]
-    assert cli.spread(["a", "b"], 3, METHODS["svi-film"]) == ["a", "b", "a"]
-    assert cli.spread(["a", "b"], 3, METHODS["svi-shot"]) == ["a", "a", "a"]
+    assert storyboard.spread(["a", "b"], 5, METHODS["svi-2.0"]) == ["a", "a", "b", "b", "a"]
+    assert storyboard.spread(["a", "b"], 3, METHODS["svi-film"]) == ["a", "b", "a"]
+    assert storyboard.spread(["a", "b"], 3, METHODS["svi-shot"]) == ["a", "a", "a"]
 
 
 def test_a_new_film_of_svi_2_0_has_two_clips_a_prompt_and_can_be_continued(tmp_path, picture):
