@@ -97,6 +97,7 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         stack.callback(queue.close)
         rates = Rates()
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")
+        stack.callback(actions.drafting.close)
         actions.lab = Lab(data / "lab", config, preset, queue, tokens, rates, data / "uploads")
         actions.lab.films_with, library.trained = library.count_with_preset, actions.lab.preset_file
         routes = build_routes(actions, tokens)

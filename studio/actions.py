@@ -19,13 +19,11 @@ from typing import Any
 
 from engine import film, storyboard
 from engine.config import RANDOM_WEIGHTS, Config, Preset
-from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, check_seed, clean_prompt
+from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_seed, clean_prompt
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
 from engine.project.store import read_project
-from engine.story import drafter
-from engine.story.template import TemplateDrafter
 from studio import dial, machine, view
 from studio.arguments import (
     MAX_TITLE_CHARACTERS,
@@ -39,22 +37,26 @@ from studio.arguments import (
     negative_text,
     one_of,
     scope_of,
+    telling_from,
     title_from,
     title_text,
     whole,
 )
+from studio.drafting import Drafting, Then
 from studio.feed import Feed, Pace
 from studio.history import History, live_clip
 from studio.lab import Lab
 from studio.library import Example, Library, Snapshot, owner_of
 from studio.limits import MAX_PROJECTS, Rates
 from studio.queue import Job, JobQueue, Listener
+from studio.storylines import Storylines
 from studio.tokens import Tokens
 
 log = logging.getLogger(__name__)
 MAX_KEYS = 256
 REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
+WORDS_ONLY = {"title", "idea", "telling"}  # settings that no clip is made from
 RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
 
 
@@ -87,8 +89,6 @@ class Actions:
         self._seen: dict[str, tuple[int, ...]] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()  # projects somebody looked at, the latest last
         self._commands: dict[str, Callable[[str, Body], dict[str, Any] | None]] = {
-            "draft": self._draft,
-            "redraft_from": self._redraft_from,
             "generate": self._generate,
             "resume": self._generate,
             "retry": self._retry,
@@ -97,7 +97,6 @@ class Actions:
             "extend": self._extend,
             "regenerate": self._regenerate,
             "set_quality": self._set_quality,
-            "set_prompt": self._set_prompt,
             "set_seed": self._set_seed,
             "insert": self._insert,
             "duplicate": self._duplicate,
@@ -110,6 +109,19 @@ class Actions:
             "share": self._share,
             "restore_previous": self._restore_previous,
         }
+        self.drafting = Drafting(config, library, queue, feed, self.history)
+        self.drafting.go_on = self._go_on
+        self.storylines = Storylines(
+            library,
+            feed,
+            self.history,
+            self.drafting,
+            rates,
+            most=config.max_clips_per_request,
+            refuse_while_working=self._refuse_while_working,
+            refuse_if_live=self._refuse_if_live,
+        )
+        self._commands |= self.storylines.commands
         queue.listener = Listener(
             changed=self._changed, film_done=self._grow, export_name=self._export_name, exported=self._exported
         )
@@ -281,6 +293,7 @@ class Actions:
                 undo_id=undo.id if undo else "",
                 vocabulary=snapshot.vocabulary,
                 export=self._export_facts(project_id, snapshot),
+                story=self.drafting.facts(project_id, snapshot.preset),
                 view_only=view_only,
                 blocked=snapshot.blocked or (str(unavailable) if unavailable else ""),
                 media_base=media_base,
@@ -407,7 +420,7 @@ class Actions:
 
     def _delete_project(self, project_id: str) -> None:
         """The project and everything made for it go, for good."""
-        if self.queue.job_of(project_id) or self.queue.job_of(project_id, "export"):
+        if self.queue.busy(project_id) or self.drafting.under_way(project_id):
             raise InputError("Something is being made for this film.", "Stop it first, then delete the film.")
         self.library.delete(project_id)
         self.queue.forget(project_id)
@@ -419,6 +432,7 @@ class Actions:
         for name in (project_id, f"copy:{project_id}"):
             self._answered.pop(name, None)
         self.history.forget(project_id)
+        self.drafting.forget(project_id)
         for table in (self._exports, self._seen, self._recent):
             table.pop(project_id, None)
 
@@ -429,7 +443,7 @@ class Actions:
             self._recent.move_to_end(project_id)
             if len(self._recent) <= REMEMBERED_PROJECTS:
                 return
-            idle = next((other for other in self._recent if not self.queue.busy(other)), project_id)
+            idle = next((other for other in self._recent if not self._busy(other)), project_id)
         lock = self._lock(idle)
         if idle != project_id and lock.acquire(blocking=False):
             try:
@@ -438,70 +452,30 @@ class Actions:
             finally:
                 lock.release()
 
+    def _busy(self, project_id: str) -> bool:
+        return self.queue.busy(project_id) or self.drafting.under_way(project_id)
+
     # Storyline
-
-    def _draft(self, project_id: str, body: Body) -> None:
-        self._refuse_while_working(project_id)
-        project = self.library.project(project_id)
-        keywords = idea_text(body["keywords"]) if "keywords" in body else project.idea
-        count = self._count(body.get("length", len(project.clips) or 4))
-        self.rates.count("draft", self.library.owner(project_id))
-        seed = secrets.randbelow(MAX_SEED) if project.clips else project.seed
-        about = project.model_copy(update={"idea": keywords})
-        storyline = drafter.draft(TemplateDrafter(), self._brief(project_id, about, count, seed=seed))
-
-        def accept(before: Project) -> Project:
-            after = storyboard.accept_storyline(before, storyline)
-            title = title_from(keywords) if before.title == "Untitled film" else before.title
-            return after.model_copy(update={"idea": keywords, "title": title})
-
-        self.history.edit(project_id, "Draft storyline", accept, idle=True)
-
-    def _redraft_from(self, project_id: str, body: Body) -> None:
-        project = self.library.project(project_id)
-        first = project.clip_index(clip_id_of(body))
-        live = self.feed.live(project_id)
-        if live and live.clip_id in {clip.id for clip in project.clips[first:]}:
-            raise InputError("One of these clips is being made.", "Pause first, or redraft from a later clip.")
-        self.rates.count("draft", self.library.owner(project_id))
-        prompts = self._next_prompts(project_id, project, first, len(project.clips) - first)
-
-        def accept(before: Project) -> Project:
-            after = before
-            for clip, prompt in zip(before.clips[first:], prompts, strict=False):
-                after = storyboard.set_prompt(after, clip.id, prompt)
-            return after.model_copy(update={"storyline_source": "template"})
-
-        self.history.edit(project_id, f"Redraft from clip {first + 1}", accept)
 
     def _extend(self, project_id: str, body: Body) -> dict[str, Any]:
         count = body.get("count", 1)
         forever = count == "forever"
-        count = 1 if forever else self._count(count)
-        project = self.library.project(project_id)
+        count = 1 if forever else self.storylines.count(count)
         starts = forever or bool(body.get("generate", count == 1))
+        self.drafting.refuse_while_writing(project_id)
         if starts:
             self._check_can_start(project_id)
-        if not (forever and self.library.snapshot(project_id).plan.next):
-            self.rates.count("draft", self.library.owner(project_id))
-            prompts = self._next_prompts(project_id, project, len(project.clips), count)
-            label = "Add a clip" if count == 1 else f"Add {count} clips"
-            self.history.edit(project_id, label, lambda before: storyboard.append(before, prompts))
-        if starts:
-            return self._generate(project_id, {**body, "forever": forever})
-        return {}
+        if forever and self.library.snapshot(project_id).plan.next:
+            return self._generate(project_id, {**body, "forever": True})
+        self.rates.count("draft", self.library.owner(project_id))
+        then = "forever" if forever else "generate" if starts else ""
+        self.storylines.continue_with(project_id, count, self.storylines.chosen(project_id), then=then)
+        job = self.queue.job_of(project_id)
+        return {"job_id": job.id} if job else {}
 
-    def _next_prompts(self, project_id: str, project: Project, position: int, count: int) -> tuple[str, ...]:
-        """Prompts that continue the story of the first `position` clips."""
-        so_far = tuple(clip.prompt for clip in project.clips[:position])
-        brief = self._brief(project_id, project, count, seed=secrets.randbelow(MAX_SEED), so_far=so_far)
-        return drafter.draft(TemplateDrafter(), brief).prompts
-
-    def _brief(
-        self, project_id: str, project: Project, count: int, *, seed: int, so_far: tuple[str, ...] = ()
-    ) -> drafter.Brief:
-        picture = self.library.store(project_id).anchor_file(project)
-        return drafter.brief_for(project, self.library.preset(project), picture, count=count, so_far=so_far, seed=seed)
+    def _go_on(self, project_id: str, then: Then) -> None:
+        """A storyline is complete, and a film was asked for."""
+        self._generate(project_id, {"forever": then == "forever"})
 
     def _grow(self, job: Job) -> bool:
         """Whether a clip is missing; a film that goes on until somebody stops it gets its next one here.
@@ -517,17 +491,17 @@ class Actions:
             project = self.library.project(job.project_id)
             if len(project.clips) >= MAX_CLIPS:
                 raise InputError(f"The film has {MAX_CLIPS:,} clips, the most one project holds.", "Export it.")
-            prompts = self._next_prompts(job.project_id, project, len(project.clips), 1)
-            self.library.store(job.project_id).edit(lambda before: storyboard.append(before, prompts))
-            self._changed(job.project_id)
-            return True
+            choice = self.storylines.chosen(job.project_id)
+            if choice.source == "template":
+                prompt = self.storylines.prompt_for(job.project_id, project, len(project.clips))
+                self.library.store(job.project_id).edit(lambda before: storyboard.append(before, [prompt]))
+                self._changed(job.project_id)
+                return True
+            if not self.drafting.under_way(job.project_id):
+                self.storylines.continue_with(job.project_id, 1, choice, then="forever")
+            return False
 
     # Clips
-
-    def _set_prompt(self, project_id: str, body: Body) -> None:
-        clip_id, prompt = clip_id_of(body), clean_prompt(body.get("prompt", ""))
-        self._refuse_if_live(project_id, clip_id)
-        self.history.edit(project_id, "Edit prompt", lambda before: storyboard.set_prompt(before, clip_id, prompt))
 
     def _set_seed(self, project_id: str, body: Body) -> None:
         clip_id, seed = clip_id_of(body), body.get("seed")
@@ -540,7 +514,7 @@ class Actions:
         project = self.library.project(project_id)
         position = project.clip_index(after) + 1 if after else 0
         prompt = body.get("prompt")
-        text = clean_prompt(prompt) if prompt else self._next_prompts(project_id, project, position, 1)[0]
+        text = clean_prompt(prompt) if prompt else self.storylines.prompt_for(project_id, project, position)
         edited = self.history.edit(project_id, "Insert clip", lambda before: storyboard.insert(before, text, after))
         return {"clip_id": edited.clips[position].id}
 
@@ -620,22 +594,25 @@ class Actions:
         if "variant" in body:
             changes["variant"] = one_of(body["variant"], list(preset.variants), "variant")
             changes["lora_strength"] = preset.variants[changes["variant"]].lora_strength
+        telling = telling_from(body, project.telling)
+        changes |= {"telling": telling} if telling != project.telling else {}
         changes |= dial.changes(preset, body.get("quality"), body.get("num_inference_steps"))
         if body.get("seed") is not None:
             changes["seed"] = check_seed(whole(body["seed"], "seed"))
         if "negative_prompt" in body:
             changes["negative_prompt"] = negative_text(body["negative_prompt"])
         changes = {name: value for name, value in changes.items() if getattr(project, name) != value}
-        if set(changes) - {"title", "idea"}:
+        if set(changes) - WORDS_ONLY:
             self._refuse_while_working(project_id)
         if changes:
-            label = "Change settings" if set(changes) - {"title", "idea"} else ""
+            label = "Change settings" if set(changes) - WORDS_ONLY else ""
             self.history.edit(project_id, label, lambda before: before.model_copy(update=changes), idle=True)
 
     def _undo_last(self, project_id: str, body: Body) -> None:
         edit = self.history.to_undo(project_id, body.get("id"))
         if edit.idle:
             self._refuse_while_working(project_id)
+        self.drafting.refuse_while_writing(project_id)
         live = self.feed.live(project_id)
 
         def check(before: Project, after: Project) -> None:
@@ -653,11 +630,13 @@ class Actions:
     def _refuse_while_working(self, project_id: str) -> None:
         if self.queue.job_of(project_id):
             raise InputError("The film is being made.", "Pause first; finished clips are kept.")
+        self.drafting.refuse_while_writing(project_id)
 
     # Jobs
 
     def _check_can_start(self, project_id: str) -> Snapshot:
         """Raise what starting a job now would, so that a refused action has changed nothing."""
+        self.drafting.refuse_while_writing(project_id)
         self.queue.check_room("generate", project_id, self.library.owner(project_id))
         snapshot = self.library.snapshot(project_id)
         if snapshot.blocked:
@@ -691,7 +670,7 @@ class Actions:
         if not isinstance(prompts, list):
             raise InputError("The prompts must be a list of texts.", "Give one text for each clip.")
         if prompts:
-            self._count(len(prompts))
+            self.storylines.count(len(prompts))
         return [clean_prompt(prompt) for prompt in prompts]
 
     def _retry(self, project_id: str, body: Body) -> dict[str, Any]:
@@ -768,13 +747,6 @@ class Actions:
 
     def _changed(self, project_id: str) -> None:
         self.library.changed(project_id)
-
-    def _count(self, count: object) -> int:
-        number = check_num_clips(whole(count, "length"))
-        most = self.config.max_clips_per_request
-        if number > most:
-            raise InputError(f"Up to {most} clips can be added at a time, got {number}.", "Extend the film later.")
-        return number
 
 
 @contextmanager

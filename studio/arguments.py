@@ -4,9 +4,9 @@ Each function takes what arrived, of whatever type, and returns what the studio 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from engine.domain import MAX_CLIPS, MAX_NEGATIVE_PROMPT_CHARACTERS, clean_prompt
+from engine.domain import LANGUAGES, MAX_CLIPS, MAX_NEGATIVE_PROMPT_CHARACTERS, Pace, Telling, Tone, clean_prompt
 from engine.errors import InputError, nearest
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS
 from engine.storyboard import Scope
@@ -96,6 +96,13 @@ def idea_text(value: object) -> str:
 
 def negative_text(value: object) -> str:
     return plain(value, "negative prompt", MAX_NEGATIVE_PROMPT_CHARACTERS)
+
+
+def telling_from(body: Body, telling: Telling) -> Telling:
+    """`telling` with what `body` asks to change of it."""
+    offered = {"tone": list(get_args(Tone)), "pace": list(get_args(Pace)), "language": list(LANGUAGES)}
+    changes = {name: one_of(body[name], known, name) for name, known in offered.items() if body.get(name) is not None}
+    return telling.model_copy(update=changes)
 
 
 def title_from(idea: str) -> str:

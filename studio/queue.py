@@ -23,8 +23,10 @@ from engine.config import Preset
 from engine.domain import Id, Project, new_id
 from engine.errors import InputError, StudioError, WeightsMissing
 from engine.events import (
+    BeatDrafted,
     ClipStarted,
     ClipStep,
+    DrafterLoading,
     FilmExported,
     JobCancelled,
     JobDone,
@@ -34,12 +36,29 @@ from engine.events import (
     TakeCommitted,
 )
 from engine.project.files import write_atomically
+from engine.story.choose import Choice
+from engine.story.drafter import Brief
 from engine.tiers import Machine
 from studio import dial
 from studio.feed import Feed, Paces
 from studio.limits import MAX_RUNNING_JOBS, MAX_WAITING_JOBS
 from studio.view import Outcome
-from studio.worker import Cancel, Export, Happened, Load, Options, Plan, Planned, Render, Seen, Train, Trained, Worker
+from studio.worker import (
+    Cancel,
+    Command,
+    Draft,
+    Export,
+    Happened,
+    Load,
+    Options,
+    Plan,
+    Planned,
+    Render,
+    Seen,
+    Train,
+    Trained,
+    Worker,
+)
 
 log = logging.getLogger(__name__)
 SILENT_BEATS = 10  # a worker whose heart has missed so many beats (20 s) is killed
@@ -53,7 +72,7 @@ RAISE_EVERY_S = 10.0  # … this often
 MAX_RESTARTS = 3  # of the worker within one job, without a clip in between
 SHUTDOWN_S = 15.0
 WENT_WRONG = ("Something went wrong in the studio.", "Finished clips are safe. Try again.")
-Kind = Literal["generate", "export", "plan", "train"]  # the last two are a training run's
+Kind = Literal["generate", "export", "draft", "plan", "train"]  # the last two are a training run's
 OF_A_RUN: tuple[Kind, ...] = ("plan", "train")
 Ending = Literal["", "pause", "stop", "shutdown"]
 
@@ -105,6 +124,15 @@ class Listener:
 
 
 @dataclass
+class DraftListener:
+    """Told by the queue's thread, without its lock. draft: what is to be written, and by which model."""
+
+    draft: Callable[[Job], tuple[Brief, Choice]]
+    happened: Callable[[Job, DrafterLoading | BeatDrafted], None]
+    ended: Callable[[Job, Outcome | None], None]  # None: it is complete
+
+
+@dataclass
 class TrainingListener:
     """Told by the queue's thread. recipe: its file, written when the job starts. ended: None when it is complete."""
 
@@ -119,6 +147,7 @@ class _Lane:
     """What the worker is doing. `sent`: the running job's command is with the worker."""
 
     loaded: str = ""
+    drafter: str = ""  # the title of the language model that is loaded in the place of a film model
     loading: str = ""
     job: Job | None = None
     sent: bool = False
@@ -158,6 +187,8 @@ class JobQueue:
         self.unavailable: StudioError | None = None
         self.machine: Machine | None = None  # as the worker saw it when it started
         self.listener = Listener()
+        self.drafting: DraftListener | None = None
+        self._ended_drafts: list[tuple[Job, Outcome | None]] = []
         self.training: TrainingListener | None = None
         saved = self._read()
         self.starts = saved.starts + 1
@@ -194,7 +225,15 @@ class JobQueue:
     def health(self) -> dict[str, object]:
         with self._lock:
             lane, worker = self._lane, self._worker
-            state = "loading" if lane.loading else "busy" if lane.job else "ready" if lane.loaded else "starting"
+            state = (
+                "loading"
+                if lane.loading
+                else "busy"
+                if lane.job
+                else "ready"
+                if lane.loaded or lane.drafter
+                else "starting"
+            )
             if self.unavailable:
                 state = "unavailable"
             return {
@@ -326,6 +365,7 @@ class JobQueue:
                 while self._wake_receiver.poll():
                     self._wake_receiver.recv()
                 self._turn()
+                self._tell_ended_drafts()
             except Exception:  # the lane must outlive a bug in handling one event
                 log.exception("job queue")
                 time.sleep(0.5)
@@ -357,11 +397,26 @@ class JobQueue:
                 self.feed.bump_all()
                 continue
             try:
+                self._tell_of_draft(answer)
                 self._handle(answer, *self._film_goes_on(answer))
             except Exception:  # one answer's trouble costs its job, not the answers after it
                 error_id = secrets.token_hex(4)
                 log.exception("error %s", error_id)
                 self._give_up(answer.job_id, error_id)
+
+    def _tell_of_draft(self, answer: Happened) -> None:
+        """Pass on what the running draft wrote; the listener edits the project, so without the lock."""
+        with self._lock:
+            job = self._lane.job
+        if isinstance(answer.event, DrafterLoading | BeatDrafted) and job and job.id == answer.job_id and self.drafting:
+            self.drafting.happened(job, answer.event)
+
+    def _tell_ended_drafts(self) -> None:
+        with self._lock:
+            ended_drafts, self._ended_drafts = self._ended_drafts, []
+        for job, outcome in ended_drafts:
+            if self.drafting:
+                self.drafting.ended(job, outcome)
 
     def _give_up(self, job_id: str, error_id: str) -> None:
         """End a job after a bug or a refusing disk on this side."""
@@ -391,7 +446,7 @@ class JobQueue:
         if self.unavailable and self._warm and idle and time.monotonic() > self._load_again_at:
             self._load(self._warm)
 
-    def _send(self, command: Load | Render | Export | Cancel) -> None:
+    def _send(self, command: Command) -> None:
         if self._worker:
             self._worker.send(command)
 
@@ -415,6 +470,9 @@ class JobQueue:
         try:
             if job.kind in OF_A_RUN:
                 self._dispatch_training(job)
+                return
+            if job.kind == "draft":
+                self._dispatch_draft(job)
                 return
             project = self._projects.project(job.project_id)
             preset = self._projects.preset(project)
@@ -440,6 +498,15 @@ class JobQueue:
         lane.last_event = time.monotonic()
         self.feed.bump(job.project_id)
 
+    def _dispatch_draft(self, job: Job) -> None:
+        if self.drafting is None:
+            raise StudioError("This studio has no language model.")
+        self._send(Draft(job.id, *self.drafting.draft(job)))
+        self._lane.loaded = ""  # the worker makes room first
+        self._lane.sent = True
+        self._lane.last_event = time.monotonic()
+        self.feed.bump(job.project_id)
+
     def _dispatch_training(self, job: Job) -> None:
         if self.training is None:
             raise StudioError("This studio does not train.")
@@ -447,7 +514,7 @@ class JobQueue:
         if job.kind == "plan":
             self._send(Plan(job.id, recipe))
         else:
-            self._lane.loaded = ""  # the worker makes room first
+            self._lane.loaded = self._lane.drafter = ""  # the worker makes room first
             self._send(Train(job.id, recipe))
         self._lane.sent = True
         self._lane.last_event = time.monotonic()
@@ -481,7 +548,9 @@ class JobQueue:
             lane.last_event = time.monotonic()
             event = answer.event
             if isinstance(event, ModelLoading):
-                lane.loading, lane.loaded = event.preset, ""
+                lane.loading, lane.loaded, lane.drafter = event.preset, "", ""
+            elif isinstance(event, DrafterLoading):
+                lane.drafter = event.title
             elif isinstance(event, ModelReady):
                 lane.loading, lane.loaded, self._warm_failures = "", event.preset, 0
                 self.paces.loaded(event.preset, event.seconds)
@@ -515,6 +584,8 @@ class JobQueue:
                 self._finish(job, failed(event))
             case FilmExported():
                 self.listener.exported(job, event)
+            case DrafterLoading() | BeatDrafted():
+                self.feed.bump(job.project_id)  # they were told before
             case Planned() | Trained():
                 tell = self.training.planned if isinstance(event, Planned) else self.training.trained
                 tell(job, event)
@@ -567,6 +638,8 @@ class JobQueue:
             self.feed.settle(job.project_id)
             self.paces.save()
         self._save()
+        if job.kind == "draft":
+            self._ended_drafts.append((job, outcome))
         if job.kind in OF_A_RUN and self.training:
             self.training.ended(job, outcome)
             if self._worker and self._warm and not (self._jobs or self._lane.loaded or self._closing):
@@ -658,6 +731,10 @@ class JobQueue:
         if job.kind == "export":
             self.listener.exported(job, JobFailed("The export was interrupted.", "Your clips are safe. Export again."))
             self._finish(job, None)
+        elif job.kind == "draft" and not job.ending:
+            self._finish(
+                job, Outcome("failed", "The language model stopped the studio's worker.", "Films are not affected.")
+            )
         elif job.kind in OF_A_RUN:
             self._finish(job, ended("pause", None) if job.ending else Outcome("interrupted"))
         elif job.ending:
@@ -691,6 +768,8 @@ class JobQueue:
 
     def _take_up(self, job: Job) -> None:
         """A job of an earlier run: it goes on by itself, or waits for a click, or was ended as the studio closed."""
+        if job.kind == "draft":
+            return  # its cards are in the project; the rest is asked for again
         if job.kind in OF_A_RUN:
             return  # paused: training is gone on with when somebody asks
         if job.ending:

@@ -13,7 +13,7 @@ from studio import dial, meter
 from studio.feed import Live, Pace
 from studio.words import clips_text, eta_text
 
-Phase = Literal["draft", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
+Phase = Literal["draft", "drafting", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
 UNMEASURED = Pace()
 STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
 
@@ -54,6 +54,39 @@ class ExportFacts:
 
 
 @dataclass(frozen=True)
+class DraftFacts:
+    """The storyline being written, or the one that stopped before its last card. `place`: jobs before it."""
+
+    state: Literal["waiting", "loading", "writing", "stopping", "failed"]
+    title: str
+    source: str
+    done: int
+    of: int
+    first: int
+    place: int = 0
+    message: str = ""
+    hint: str = ""
+    error_id: str = ""
+
+
+@dataclass(frozen=True)
+class StoryFacts:
+    """Who writes storylines here, the chosen drafter first, and what is being written.
+
+    can_tell: tone, pace and language mean something to the drafter; why_not: else why, in words.
+    """
+
+    drafters: tuple[dict[str, str], ...] = ()
+    draft: DraftFacts | None = None
+    can_tell: bool = False
+    why_not: str = ""
+
+    @property
+    def writing(self) -> bool:
+        return self.draft is not None and self.draft.state != "failed"
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything `state` is made from.
 
@@ -80,6 +113,7 @@ class Facts:
     undo_id: str = ""
     vocabulary: Vocabulary | None = None
     export: ExportFacts | None = None
+    story: StoryFacts = StoryFacts()
     view_only: bool = False
     blocked: str = ""  # why nothing can be generated here, in words
     media_base: str = ""
@@ -122,7 +156,9 @@ def state(facts: Facts) -> dict[str, Any]:
             "negative_prompt": project.negative_prompt,
             "image_url": facts.url("anchor"),
             "storyline_source": project.storyline_source,
+            "credit": project.inputs.credit.model_dump() if project.inputs.credit else None,
         },
+        "story": story(facts),
         "phase": phase,
         "primary": primary(facts, phase),
         "stop": stop(facts, phase),
@@ -159,6 +195,8 @@ def phase_of(facts: Facts) -> Phase:
         if facts.job.state == "waiting":
             return "queued"
         return "generating" if facts.live or not facts.loading else "loading"
+    if facts.story.writing:
+        return "drafting"
     if not facts.plan.clips:
         return "draft"
     if facts.plan.next is None:
@@ -180,6 +218,10 @@ def primary(facts: Facts, phase: Phase) -> dict[str, Any]:
     match phase:
         case "draft":
             return button("Draft storyline", "draft")
+        case "drafting":
+            if facts.story.draft and facts.story.draft.state == "stopping":
+                return button("Stopping…", "stop_draft", reason="after the current word")
+            return button("Stop drafting", "stop_draft")
         case "ready":
             return button("Generate", "generate")
         case "queued" | "loading" | "generating":
@@ -215,6 +257,8 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
     match phase:
         case "draft":
             return "Draft a storyline, or add a first clip."
+        case "drafting":
+            return drafting_message(facts.story.draft) if facts.story.draft else ""
         case "ready":
             missing = count - done
             time_text = f", {eta_text(left_s)} to make" if left_s is not None else ""
@@ -248,6 +292,65 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             if facts.outcome and facts.outcome.kind == "limit":  # why a film without end came to one
                 return f"{clips_text(count)}, {seconds:.0f} s. {facts.outcome.message} {facts.outcome.hint}".strip()
             return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
+
+
+def drafting_message(draft: DraftFacts) -> str:
+    match draft.state:
+        case "waiting" if draft.place:
+            jobs = "job" if draft.place == 1 else "jobs"
+            return f"{draft.place} {jobs} before your storyline: one model works at a time."
+        case "waiting":
+            return f"Asking {draft.title}…"
+        case "loading":
+            return f"Loading {draft.title}. The first card follows by itself."
+        case "stopping":
+            return "Stopping. Written cards are kept."
+        case _:
+            number, last = draft.first + draft.done + 1, draft.first + draft.of
+            return f"Writing card {min(number, last)} of {last} with {draft.title}…"
+
+
+def story(facts: Facts) -> dict[str, Any]:
+    """Who writes, what is being written, what went wrong, and how the story is told."""
+    draft, telling = facts.story.draft, facts.project.telling
+    chosen, *others = facts.story.drafters or ({},)
+    return {
+        "drafter": chosen,
+        "others": others,
+        "drafting": {
+            "state": draft.state,
+            "title": draft.title,
+            "done": draft.done,
+            "of": draft.of,
+            "first": draft.first,
+        }
+        if draft and facts.story.writing
+        else None,
+        "problem": problem(facts) if draft and draft.state == "failed" and not facts.view_only else None,
+        "telling": telling.model_dump(),
+        "can_tell": facts.story.can_tell,
+        "why_not": facts.story.why_not,
+    }
+
+
+def problem(facts: Facts) -> dict[str, Any] | None:
+    """Why the storyline stopped, and who could go on: the creator decides."""
+    draft = facts.story.draft
+    if draft is None:
+        return None
+    known = {drafter["source"]: drafter["title"] for drafter in facts.story.drafters}
+    others = [{"label": f"Use {title} instead", "source": source} for source, title in known.items()]
+    return {
+        "message": draft.message,
+        "hint": draft.hint,
+        "id": draft.error_id,
+        "kept": draft.done,
+        "of": draft.of,
+        "choices": [
+            {"label": "Try again", "source": draft.source},
+            *(other for other in others if other["source"] != draft.source),
+        ],
+    }
 
 
 def error(facts: Facts, phase: Phase) -> dict[str, str] | None:
@@ -313,6 +416,8 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         "index": planned.index,
         "number": planned.index + 1,
         "prompt": planned.clip.prompt,
+        "caption": planned.clip.caption,
+        "negative_prompt": planned.clip.negative_prompt,
         "seed": planned.seed,
         "seed_is_own": planned.clip.seed is not None,
         "status": status,

@@ -29,3 +29,7 @@ def eta_text(seconds: float | None) -> str:
         return f"about {math.ceil(minutes / 5) * 5} min"
     hours, rest = divmod(math.ceil(minutes / 10) * 10, 60)
     return f"about {hours} h {rest} min" if rest else f"about {hours} h"
+
+
+def cards_text(count: int) -> str:
+    return "no card" if not count else f"{count} card" if count == 1 else f"{count:,} cards"

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.backends.base import Interrupted
-from engine.config import Preset
+from engine.config import Config, Preset
 from engine.errors import OutOfMemory, StudioError, TrainingError
 from engine.events import (
+    BeatDrafted,
     ClipStarted,
     ClipStep,
+    DrafterLoading,
     Event,
     JobCancelled,
     JobDone,
@@ -35,6 +37,8 @@ from engine.events import (
     ModelReady,
     TakeCommitted,
 )
+from engine.story.choose import Choice, open_drafter
+from engine.story.drafter import Brief, StorylineDrafter
 from engine.tiers import Machine
 
 log = logging.getLogger(__name__)
@@ -46,9 +50,11 @@ NICE = 2  # below the web server: pages answer while the CPU renders
 
 @dataclass(frozen=True)
 class Options:
-    """backend: "module:function" that opens a backend for a preset, in the place of `engine.backends.open_backend`."""
+    """backend: "module:function" that opens a backend for a preset, in the place of `engine.backends.open_backend`;
+    drafter: the same for the drafter of a `QwenModel`."""
 
     backend: str = ""
+    drafter: str = ""
     threads: int | None = None
     beat_s: float = BEAT_S
     log_level: int = logging.INFO
@@ -79,6 +85,15 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """Write a storyline with the language model of `choice`. The film model goes first: one model at a time."""
+
+    job_id: str
+    brief: Brief
+    choice: Choice
+
+
+@dataclass(frozen=True)
 class Plan:
     """Say what the training run of `recipe` needs; the model stays loaded."""
 
@@ -103,7 +118,7 @@ class Cancel:
 class Close: ...
 
 
-Command = Load | Render | Export | Plan | Train | Cancel | Close
+Command = Load | Render | Export | Draft | Plan | Train | Cancel | Close
 
 
 # Answers
@@ -173,6 +188,9 @@ class Child:
         self._rendering = ""  # the job whose clip is being made
         self._backend: Any = None
         self._preset: Preset | None = None
+        self._drafter: StorylineDrafter | None = None
+        self._drafter_of: Choice | None = None
+        self._drafting = ""  # the job whose storyline is being written
 
     def serve(self) -> None:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -186,11 +204,14 @@ class Child:
                     self._guarded(command.job_id, lambda job=command: self._render(job))
                 case Export():
                     self._guarded(command.job_id, lambda job=command: self._export(job))
+                case Draft():
+                    self._guarded(command.job_id, lambda job=command: self._draft(job))
                 case Plan():
                     self._guarded(command.job_id, lambda job=command: self._plan(job))
                 case Train():
                     self._guarded(command.job_id, lambda job=command: self._train(job))
         self._drop_backend()
+        self._drop_drafter()
 
     def _listen(self) -> None:
         try:
@@ -200,6 +221,9 @@ class Child:
                     self._cancelled.add(command.job_id)
                     if command.job_id == self._rendering and self._backend is not None:
                         self._backend.interrupt()
+                    drafter = self._drafter
+                    if command.job_id == self._drafting and drafter is not None:
+                        drafter.interrupt()
                 else:
                     self._commands.put(command)
         except (EOFError, OSError):
@@ -257,11 +281,11 @@ class Child:
         if self._backend is not None and self._preset == preset:
             return self._backend
         self._drop_backend()
+        self._drop_drafter()
         self._happened("", ModelLoading(preset.name))
         began = time.monotonic()
         if self._options.backend:
-            module, _, name = self._options.backend.partition(":")
-            backend = getattr(importlib.import_module(module), name)(preset)
+            backend = named(self._options.backend)(preset)
         else:
             from engine.backends import open_backend
 
@@ -277,6 +301,44 @@ class Child:
             backend, self._backend, self._preset = self._backend, None, None
             backend.close()
             del backend
+            gc.collect()
+
+    def _draft(self, job: Draft) -> None:
+        """Write the storyline, a beat at a time. After a lack of memory the language model goes, whatever it was."""
+        self._drafting = job.job_id
+        try:
+            drafter = self._open_drafter(job)
+            with contextlib.closing(drafter.beats(job.brief)) as beats:
+                numbered = enumerate(beats)
+                while job.job_id not in self._cancelled and (drafted := next(numbered, None)):
+                    index, beat = drafted
+                    self._happened(job.job_id, BeatDrafted(index, beat.prompt, beat.caption))
+        except OutOfMemory:
+            self._drop_drafter()
+            raise
+        finally:
+            self._drafting = ""
+        ended = JobCancelled(0) if job.job_id in self._cancelled else JobDone(0)
+        self._cancelled.discard(job.job_id)
+        self._happened(job.job_id, ended)
+
+    def _open_drafter(self, job: Draft) -> StorylineDrafter:
+        if self._drafter is None or self._drafter_of != job.choice:
+            self._drop_backend()
+            self._drop_drafter()
+            self._happened(job.job_id, DrafterLoading(job.choice.title))
+            began = time.monotonic()
+            open_here = named(self._options.drafter) if self._options.drafter else open_drafter
+            self._drafter = open_here(job.choice, Config())
+            self._drafter_of = job.choice
+            log.info("%s loaded in %.1f s", job.choice.title, time.monotonic() - began)
+        return self._drafter
+
+    def _drop_drafter(self) -> None:
+        if self._drafter is not None:
+            drafter, self._drafter, self._drafter_of = self._drafter, None, None
+            drafter.close()
+            del drafter
             gc.collect()
 
     def _render(self, job: Render) -> None:
@@ -360,6 +422,7 @@ class Child:
         from engine.training.trainer import train
 
         self._drop_backend()
+        self._drop_drafter()
         config = read_recipe(job.recipe)
         plan, _ = preflight(config, default_machine(config))
         if plan.problems:
@@ -381,6 +444,12 @@ class Child:
         ended = JobCancelled(0) if job.job_id in self._cancelled else JobDone(0)
         self._cancelled.discard(job.job_id)
         self._happened(job.job_id, ended)
+
+
+def named(function: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def machine_of(backend: str) -> Callable[[], Machine] | None:

@@ -147,6 +147,11 @@ def tail(path: Path, count: int) -> np.ndarray:
     return np.stack([image.load(name) for name in names[-count:]])
 
 
+def last_frame(path: Path) -> Path | None:
+    """The PNG of the last frame of the take in folder `path`, if it is there."""
+    return max((path / "tail").glob("*.png"), key=lambda file: int(file.stem), default=None)
+
+
 def tail_latents(path: Path, count: int) -> np.ndarray:
     """The last `count` denoised latent frames of the take in folder `path`: float32 (C, count, h, w)."""
     latents = _read_latents(path / "tail" / LATENTS)

@@ -52,3 +52,9 @@ def choose(config: Config, preset: Preset, machine: Machine | None) -> Choice:
 
 def open_drafter(choice: Choice, config: Config) -> StorylineDrafter:
     return TemplateDrafter()
+
+
+def offered(config: Config, preset: Preset, machine: Machine | None) -> tuple[Choice, ...]:
+    """Every drafter that can be used here, the chosen one first; templates are always among them."""
+    chosen = choose(config, preset, machine)
+    return (chosen,) if chosen.source == "template" else (chosen, TEMPLATES)

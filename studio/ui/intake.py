@@ -63,6 +63,7 @@ def build(preset: Preset) -> Intake:
         interactive=True,
         elem_id="keywords",
     )
+    static("telling", elem_id="telling")
     length = gr.Number(
         label="Length in clips",
         value=DEFAULT_LENGTH,
@@ -156,7 +157,12 @@ SecondsAClip = Callable[[str, Resolution], float | None]  # of a quality at a si
 
 
 def setup(
-    preset: Preset, *, machine: dict[str, Any], seconds_a_clip: SecondsAClip, examples: list[dict]
+    preset: Preset,
+    *,
+    machine: dict[str, Any],
+    seconds_a_clip: SecondsAClip,
+    examples: list[dict],
+    story: dict[str, object],
 ) -> dict[str, Any]:
     """What the page must know before there is a project, as plain data."""
     vocabulary = vocabulary_of(preset)
@@ -184,6 +190,8 @@ def setup(
             for a in (vocabulary.actions if vocabulary else ())
         ],
         "examples": examples,
+        "story": story,
+        "negative_prompts": preset.guidance_scale != 1.0,
         "defaults": {
             "length": DEFAULT_LENGTH,
             "quality": dial.default_level(preset),

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.domain import Resolution
 from engine.errors import StudioError
-from studio import dial
+from studio import dial, drafting
 from studio.actions import bugs_explained
 from studio.routes import PREFIX
 from studio.ui import intake, stage, storyboard, theme
@@ -17,8 +17,17 @@ from studio.ui.parts import FOLDER, static
 if TYPE_CHECKING:
     from studio import Studio
 
-SCRIPTS = ("page.js", "player.js", "quality.js", "storyboard.js", "machine.js", "lab.js")
-STYLES = ("style.css", "lab.css")
+SCRIPTS = (
+    "page.js",
+    "player.js",
+    "quality.js",
+    "story.js",
+    "pictures.js",
+    "storyboard.js",
+    "machine.js",
+    "lab.js",
+)
+STYLES = ("style.css", "story.css", "lab.css")
 TITLE = "Stable Video Infinity Studio"
 
 # Carries JSON in as `value` and the page's private events out. Its template is empty for good (rule S1).
@@ -129,7 +138,10 @@ def setup(studio: "Studio") -> dict[str, Any]:
         for e in studio.actions.examples()
     ]
     measured = partial(seconds_a_clip, studio)
-    return intake.setup(preset, machine=studio.actions.machine(), seconds_a_clip=measured, examples=examples)
+    story = drafting.setup(studio.actions.drafting, preset)
+    return intake.setup(
+        preset, machine=studio.actions.machine(), seconds_a_clip=measured, examples=examples, story=story
+    )
 
 
 def seconds_a_clip(studio: "Studio", level: str, resolution: Resolution) -> float | None:

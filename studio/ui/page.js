@@ -28,6 +28,7 @@
     theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
     download: "M12 4.5v10M7.5 10.5 12 15l4.5-4.5M5 19h14", link: "M10 14a4 4 0 0 0 5.7 0l3-3a4 4 0 0 0-5.7-5.7l-1 1M14 10a4 4 0 0 0-5.7 0l-3 3A4 4 0 0 0 11 18.7l1-1",
     keys: "M4 7.5h16v9H4zM7.5 10.5h.01M11 10.5h.01M14.5 10.5h.01M8 13.8h8",
+    note: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16zM12 11v5M12 8h.01",
   };
   const FILLED = new Set(["play", "pause", "stop"]);
 
@@ -221,6 +222,14 @@
   svi.poll = poll;
   svi.refetch = () => { since = null; return poll(); };
 
+  // Until the page shows what an action led to.
+  svi.caughtUp = async (rev) => {
+    for (let tries = 0; tries < 60 && svi.state && svi.state.rev < (rev ?? 0); tries += 1) {
+      await poll();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+
   const connected = () => {
     svi.failures = 0;
     if (!svi.online) { svi.online = true; flush(); }
@@ -412,7 +421,7 @@
     svi.parts.storyboard?.update(state);
     svi.parts.player?.update(state);
     speak(state);
-    if (first && state.clips.length) svi.tab("story");
+    if (first && (state.clips.length || state.story.drafting)) svi.tab("story");
     if (first || formDiffers(state)) restoreSetup(state);
     const unmeasured = svi.setup.quality?.some((row) => row.name === state.project.quality && !row.seconds[state.project.hd ? "hd" : "sd"]);
     if (unmeasured && state.phase === "finished" && svi.measured !== state.rev) { svi.measured = state.rev; svi.trigger?.("refresh", {}); }
@@ -474,7 +483,7 @@
     if (svi.id && trouble) return { label: "Opening…", action: "none", enabled: false, reason: "The studio could not read this film." };
     if (svi.id) return { label: "Opening…", action: "none", enabled: false, reason: "Reading the film from disk." };
     if (svi.creating) return { label: "Drafting…", action: "none", enabled: false, reason: "Reading your picture." };
-    const ready = !!svi.form.image;
+    const ready = !!(svi.form.image || svi.form.found);
     return { label: "Draft storyline", action: "create", enabled: ready, reason: ready ? "" : "Add a picture first: drop, paste or choose one." };
   };
 
@@ -492,7 +501,7 @@
       const stop = state?.stop;
       show(at.stop, !!stop?.enabled && !state.view_only);
       text(at.stopLabel, stop?.label || "Stop");
-      show(at.extend, !!state && state.clips.length > 0 && !state.view_only);
+      show(at.extend, !!state && state.clips.length > 0 && !state.view_only && !state.story.drafting);
       text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
       text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.machine?.welcome || ""));
       document.body.dataset.phase = state?.phase ?? (svi.missing ? "missing" : svi.id ? "opening" : "empty");
@@ -502,7 +511,7 @@
     drawProblem();
     drawTop(state);
     drawSetup(state);
-    svi.parts.machine?.draw();
+    for (const part of ["machine", "telling", "pictures"]) svi.parts[part]?.draw();
     svi.modelChanged?.();
     saved();
   };
@@ -519,8 +528,9 @@
     }
     const job = state?.job;
     const place = job?.state === "queued" && job.place ? `${job.place} before yours` : "";
-    text(at.work, place || { loading: "Loading the model", generating: "Rendering" }[state?.phase] || "");
+    text(at.work, place || { loading: "Loading the model", generating: "Rendering", drafting: "Writing the storyline" }[state?.phase] || "");
     show(at.work, !!at.work.textContent);
+    drawCredit(state?.project.credit);
     show(at.newFilm, !!svi.id);
     show(at.share, !!state && !state.view_only);
     show(at.exportButton, !!state && !state.view_only);
@@ -536,6 +546,15 @@
       at.download.setAttribute("download", exported.name || "film.mp4");
       at.download.title = exported.frames ? `${exported.name}, ${exported.frames} frames` : exported.name || "";
     }
+  };
+
+  // Who made the picture, in sight of Export: most licences ask for it.
+  const drawCredit = (credit) => {
+    const node = svi.elements.credit, key = JSON.stringify(credit ?? null);
+    if (node.dataset.key === key) return;
+    node.dataset.key = key;
+    show(node, !!credit);
+    node.replaceChildren(...(credit ? ["Picture: ", ...svi.credit(credit)] : []));
   };
 
   const drawSetup = (state) => {
@@ -560,8 +579,8 @@
       text(at.anchorSize, `${state.project.width} × ${state.project.height}, ${state.project.fps} fps`);
     }
     show(at.redraft, !!state && state.clips.length > 0 && !state.view_only);
-    at.redraft.disabled = !!state && ["generating", "loading", "queued"].includes(state.phase);
-    text(at.source, { template: "The storyline came from templates: they know your keywords and the light of the picture, not what is in it.", qwen: "The storyline was written by the vision model from your picture.", user: "" }[state?.project.storyline_source] ?? "");
+    at.redraft.disabled = !!state && ["generating", "loading", "queued", "drafting"].includes(state.phase);
+    text(at.source, { template: "The storyline came from templates: they know your keywords and the light of the picture, not what is in it.", qwen: "The storyline was written by the vision model from your picture.", endpoint: "The storyline was written from your picture by the model of a server that this studio asks.", user: "" }[state?.project.storyline_source] ?? "");
   };
 
   // Measured seconds that a clip of this quality takes, of this film or of one at the size chosen; null: never measured.
@@ -599,7 +618,7 @@
 
   // ---- the primary button and its neighbours -----------------------------------------------------------------------
 
-  const DOING = { draft: "Drafting…", generate: "Starting…", resume: "Resuming…", retry: "Trying again…", extend: "Extending…", pause: "Pausing…", copy: "Copying…" };
+  const DOING = { draft: "Drafting…", stop_draft: "Stopping…", generate: "Starting…", resume: "Resuming…", retry: "Trying again…", extend: "Extending…", pause: "Pausing…", copy: "Copying…" };
 
   const during = async (label, work) => {
     busy = label;
@@ -628,7 +647,7 @@
     svi.creating = true;
     complain(null);
     draw();
-    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "", model: svi.form.model ?? "", touched: [...touched] });
+    svi.trigger("create", { owner: owner(), nonce: newKey(), name: svi.form.image?.orig_name ?? "", found: svi.form.found?.id ?? "", model: svi.form.model ?? "", touched: [...touched] });
   };
 
   // The answer of the private create event: {project_id, token} or {message, hint}.
@@ -641,14 +660,18 @@
     complain(null);
     open(answer.project_id, answer.token);
     draw();
-    if (!answer.drafted) await draft();
+    if (answer.drafted) return;
+    const telling = svi.parts.telling?.chosen();
+    if (telling) svi.edit("set_settings", telling, { soon: true });
+    await draft();
   };
 
   const draft = () => during("Drafting…", async () => {
     const replaced = svi.state?.clips.length ?? 0;
+    svi.parts.storyboard?.story.expect(replaced ? `A new storyline replaced ${replaced} clip${replaced === 1 ? "" : "s"}.` : "");
     const done = await svi.act("draft", { keywords: svi.form.keywords ?? "", length: svi.form.length === "" || svi.form.length == null ? null : Number(svi.form.length) });
     if (done) svi.tab("story");
-    if (done && replaced) svi.offerUndo(`A new storyline replaced ${replaced} clip${replaced === 1 ? "" : "s"}.`);
+    await svi.parts.storyboard?.story.asked(done);
   });
 
   const copy = () => during("Copying…", async () => {
@@ -671,8 +694,8 @@
 
   svi.fieldChanged = (name, value) => {
     svi.form[name] = value;
-    if (name === "image" && value) complain(null);
-    svi.parts.player?.picture(svi.form.image?.url ?? null);
+    if (name === "image" && value) { complain(null); svi.form.found = null; }
+    if (name === "image") svi.parts.player?.picture(value?.url ?? null);
     draw();
   };
 
@@ -882,7 +905,7 @@
   const mounts = {
     top(element) {
       const at = svi.elements, find = (name) => element.querySelector(`[data-at=${name}]`);
-      for (const name of ["title", "titleField", "saved", "work", "newFilm", "share", "download", "banner", "announcer", "toast", "toastText"]) at[name] = find(name);
+      for (const name of ["title", "titleField", "saved", "work", "newFilm", "share", "download", "credit", "banner", "announcer", "toast", "toastText"]) at[name] = find(name);
       at.exportButton = element.querySelector("#export");
       at.exportLabel = find("exportLabel");
       find("undo").addEventListener("click", () => { show(at.toast, false); svi.act("undo"); });

@@ -5,7 +5,7 @@
 
   const { svi } = window;
   const { el, icon, text, show } = svi;
-  const MAX_PROMPT = 1000;
+  const MAX_PROMPT = 1000, MAX_NEGATIVE = 2000;
   const STATUS = {
     draft: "Planned", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
   };
@@ -37,6 +37,7 @@
       this.drift = Object.fromEntries(["drift", "driftChart", "driftLimit", "driftDrifting", "driftDrifted", "driftLikeness", "driftText", "driftShow"].map((name) => [name, at(name)]));
       this.drift.driftShow.addEventListener("click", () => this.showDrift(this.state.drift.clip_id));
       this.dial = new svi.Dial(root);
+      this.story = new svi.Story(root, this.list);
       [this.log, this.logList] = [at("log"), at("logList")];
       this.cards = new Map();
       this.active = null;
@@ -76,13 +77,15 @@
         this.patch(card, clip, state);
       }
       if (!this.active || !ids.has(this.active)) this.activate(clips[0]?.id);
-      show(this.empty, clips.length === 0);
+      const { drafting } = state.story;
+      show(this.empty, clips.length === 0 && !drafting);
       if (state.view_only) text(this.empty, "This film has no clips yet.");
-      show(this.end, clips.length > 0 && !state.view_only);
+      show(this.end, clips.length > 0 && !state.view_only && !drafting);
       text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
       this.drawMoves(state);
       this.drawDrift(state);
       this.dial.update(state);
+      this.story.update(state);
       this.drawLog(state.notices);
     }
 
@@ -126,7 +129,8 @@
           part("status", el("span.status", {})),
           part("handle", el("span.grip", { draggable: true, title: "Drag to move", "aria-hidden": "true" }, icon("grip"))),
           part("menu", el("button.quiet.more", { type: "button", tabIndex: -1, "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => this.menu(card) }, icon("more")))),
-        part("prompt", el("textarea", {
+        part("caption", el("p.caption", { dir: "auto", hidden: true })),
+        part("prompt", el("textarea.prompt", {
           rows: 2, tabIndex: -1, spellcheck: true, dir: "auto",
           oninput: () => this.typed(card), onblur: () => this.left(card), onfocus: () => { this.lastPrompt = card; },
           onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
@@ -134,6 +138,7 @@
         part("notice", el("p.notice", { hidden: true })),
         part("counter", el("p.counter", { hidden: true })),
         part("hint", el("p.hint", { hidden: true })),
+        part("remarks", el("ul.remarks", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
           part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")),
           part("again", el("button.plain.small", { type: "button", tabIndex: -1, hidden: true, onclick: () => svi.sendAgain(card.id) }, "Save again")),
@@ -159,8 +164,9 @@
 
     patch(card, clip, state) {
       if (!clip?.id) return;
-      const locked = state.view_only || !clip.editable;
-      const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, state.view_only, state.project.fps, state.vocabulary?.length]);
+      const awaited = this.story.awaited(state, clip.index);
+      const locked = state.view_only || !clip.editable || (!!awaited && document.activeElement !== card.prompt);
+      const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, awaited, state.view_only, state.project.fps, state.vocabulary?.length]);
       const { node } = card;
       if (signature === card.signature && !card.stalePrompt) return;
       card.signature = signature;
@@ -171,7 +177,8 @@
       text(card.number, String(clip.number));
       text(card.time, `${svi.clock(clip.start_s)} – ${svi.clock(clip.end_s)}`);
       const step = clip.status === "running" && clip.of ? ` ${clip.step} / ${clip.of}` : "";
-      text(card.status, (STATUS[clip.status] ?? clip.status) + step);
+      text(card.status, awaited || (STATUS[clip.status] ?? clip.status) + step);
+      node.toggleAttribute("data-awaited", !!awaited);
 
       const preview = clip.status === "running" && clip.preview_url;
       this.picture(card, svi.signed(preview || clip.poster_url), !!preview);
@@ -192,6 +199,7 @@
       } else if (card.prompt.value !== clip.prompt) card.prompt.value = clip.prompt;
       card.prompt.readOnly = locked;
       card.prompt.setAttribute("aria-label", `Prompt of clip ${clip.number}`);
+      this.told(card, clip, locked);
       if (document.activeElement !== card.prompt) { this.hint(card); this.counts(card); }
 
       if (document.activeElement !== card.seed && !svi.waiting("set_seed", clip.id)) card.seed.value = String(clip.seed);
@@ -227,6 +235,53 @@
       show(card.handle, !locked);
     }
 
+    // What the card says in the creator's own language, what is odd about its prompt, what it shall not show.
+    told(card, clip, locked) {
+      text(card.caption, clip.caption);
+      card.caption.lang = clip.caption_language;
+      show(card.caption, !!clip.caption);
+      if (clip.caption) card.prompt.lang = "en"; else card.prompt.removeAttribute("lang");
+      const key = clip.remarks.join("\n");
+      if (key !== card.remarks.dataset.key) {
+        card.remarks.dataset.key = key;
+        card.remarks.replaceChildren(...clip.remarks.map((words) => el("li", {}, icon("note"), el("span", {}, words))));
+      }
+      show(card.remarks, clip.remarks.length > 0);
+      const waiting = svi.waiting("set_negative_prompt", clip.id);
+      this.negative(card, (waiting ? waiting.negative_prompt : clip.negative_prompt) ?? "", locked);
+    }
+
+    // A negative prompt of the clip's own is there once somebody wants one; an empty field says what the film says.
+    negative(card, own, locked) {
+      const field = card.negative;
+      if (!field && !own) return;
+      const { text: area, node } = field ?? this.buildNegative(card);
+      area.readOnly = locked;
+      area.placeholder = svi.state.project.negative_prompt || "what it should not show";
+      if (document.activeElement === area) return;
+      if (area.value !== own) area.value = own;
+      show(node, !!own);
+    }
+
+    buildNegative(card) {
+      const area = el("textarea", {
+        rows: 1, tabIndex: card.node.tabIndex, dir: "auto", maxLength: MAX_NEGATIVE,
+        oninput: () => svi.edit("set_negative_prompt", { clip_id: card.id, negative_prompt: area.value.trim() || null }),
+        onblur: () => { show(node, !!area.value.trim()); },
+        onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); card.node.focus(); } },
+      });
+      const node = el("label.negative", { hidden: true }, el("span", {}, "Negative prompt"), area);
+      card.problem.before(node);
+      return (card.negative = { text: area, node });
+    }
+
+    openNegative(card) {
+      const { text: area, node } = card.negative ?? this.buildNegative(card);
+      this.negative(card, card.shown.negative_prompt ?? "", false);
+      show(node, true);
+      area.focus();
+    }
+
     // ---- drift -----------------------------------------------------------------------------------------------------
 
     // The meter over the picture takes no room of its own, so that nothing moves when a clip is finished.
@@ -260,7 +315,7 @@
     // One chart for all clips, four paths however many there are.
     drawDrift({ clips, drift }) {
       const at = this.drift;
-      show(at.drift, clips.length > 0);
+      show(at.drift, clips.length > 0 || !!this.state.story.drafting);
       text(at.driftText, drift.text);
       show(at.driftShow, !!drift.clip_id);
       const first = clips.find((clip) => clip.id === drift.clip_id);
@@ -390,6 +445,7 @@
     discard(card) {
       svi.discard(card.id);
       card.prompt.value = card.shown.prompt;
+      if (card.negative) card.negative.text.value = card.shown.negative_prompt ?? "";
       this.patch(card, card.clip() ?? card.shown, this.state);
       card.node.focus();
     }
@@ -455,6 +511,23 @@
       await svi.during("Starting…", () => svi.act("regenerate", details));
     }
 
+    async merge(card) {
+      const { number } = card.shown;
+      if (await svi.act("merge", { clip_id: card.id })) svi.offerUndo(`Clips ${number} and ${number + 1} are one.`);
+    }
+
+    // Where the caret stands in the prompt as it is saved: whitespace folded, in characters. Null at either end.
+    caret({ prompt }) {
+      const folded = (words) => [...words.replace(/\s+/g, " ").trimStart()].length;
+      const at = folded(prompt.value.slice(0, prompt.selectionStart));
+      return at > 0 && at < folded(prompt.value.trimEnd()) ? at : null;
+    }
+
+    async split(card) {
+      const { number } = card.shown, at = this.caret(card);
+      if (await svi.act("split", { clip_id: card.id, ...(at === null ? {} : { at }) })) svi.offerUndo(`Clip ${number} is split in two.`);
+    }
+
     async redraft(card) {
       const clip = card.shown, later = this.state.clips.length - clip.index - 1;
       const finished = this.state.clips.slice(clip.index).filter((one) => one.takes.length).length;
@@ -462,7 +535,7 @@
         `Clips before it stay. The prompts of clip ${clip.number}${later ? ` and the ${later} after it` : ""} are written again.` +
         (finished ? ` ${finished} finished clip${finished === 1 ? " is" : "s are"} replaced when you generate; you can undo.` : "")),
       [{ label: "Cancel", answer: null }, { label: "Redraft", answer: true, kind: "accent" }]);
-      if (yes && (await svi.during("Drafting…", () => svi.act("redraft_from", { clip_id: card.id })))) svi.offerUndo(`Redrafted from clip ${clip.number}.`);
+      if (yes) await this.story.ask("redraft_from", { clip_id: card.id }, `Redrafted from clip ${clip.number}.`);
     }
 
     menu(card) {
@@ -474,9 +547,12 @@
         items.push(
           { label: "Regenerate…", off: clip.takes.length ? locked : "not rendered yet", run: () => this.regenerate(card) },
           ...this.dial.item(clip, locked),
-          { label: "Redraft from here…", off: locked, run: () => this.redraft(card) }, "line",
+          { label: "Redraft from here…", off: locked || this.story.writes(), run: () => this.redraft(card) }, "line",
           { label: "Insert a clip after", run: () => this.insert(clip.id) },
           { label: "Duplicate", run: () => svi.act("duplicate", { clip_id: clip.id }) },
+          { label: "Merge with the next", off: clip.index === clips.length - 1 ? "there is no next clip" : locked, run: () => this.merge(card) },
+          { label: this.caret(card) === null ? "Split in two" : "Split at the cursor", off: locked, run: () => this.split(card) },
+          ...(svi.setup.negative_prompts ? [{ label: "Negative prompt", note: clip.negative_prompt === null ? "as the film" : "its own", off: locked, run: () => this.openNegative(card) }] : []),
           { label: "Move up", note: "Alt + ↑", off: clip.index === 0 ? "already first" : locked, run: () => this.move(card, clip.index - 1) },
           { label: "Move down", note: "Alt + ↓", off: clip.index === clips.length - 1 ? "already last" : locked, run: () => this.move(card, clip.index + 1) }, "line");
       }
