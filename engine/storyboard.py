@@ -118,9 +118,9 @@ def split(project: Project, clip_id: str, at: int | None = None) -> Project:
     """Make two clips of one: what is said up to `at` and the rest.
 
     at: a place in the prompt in characters, moved to the nearest end of a word; None: the end of the sentence that is
-    nearest to the middle. The first half keeps the takes and the seed, both keep the negative prompt. A caption is split
-    after as many sentences as the prompt where it has as many, else it is left out. Raises `InputError` when there is
-    nothing to split.
+    nearest to the middle. The first half keeps the takes and the seed, both keep the negative prompt. A caption is
+    split after as many sentences as the prompt where it has as many, else it is left out. Raises `InputError` when
+    there is nothing to split.
     """
     index = project.clip_index(clip_id)
     clip = project.clips[index]
