@@ -12,22 +12,53 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from engine import backends, film, storyboard
+from engine import backends, drafting, film, storyboard
 from engine.config import Config, Preset, load_preset, preset_names
-from engine.domain import MAX_SEED, Project, Resolution, check_num_clips, check_seed, clean_prompt, new_id
-from engine.errors import InputError, StudioError
-from engine.events import Event, JobCancelled, JobDone, JobFailed, ModelLoading, ProjectOpened
+from engine.domain import (
+    LANGUAGES,
+    MAX_SEED,
+    Beat,
+    Pace,
+    Project,
+    Resolution,
+    Storyline,
+    Telling,
+    Tone,
+    check_num_clips,
+    check_seed,
+    clean_prompt,
+    new_id,
+)
+from engine.errors import InputError, StudioError, disk_errors_explained
+from engine.events import (
+    BeatDrafted,
+    DrafterChosen,
+    DrafterLoading,
+    Event,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    ModelLoading,
+    ProjectOpened,
+    StorylineDrafted,
+)
+from engine.project import takes as takes_on_disk
+from engine.project.files import write_atomically
 from engine.project.store import Store
 from engine.story import drafter, exchange
-from engine.story.template import TemplateDrafter
+from engine.story.choose import Choice
+from engine.story.template import parse_keywords
 from engine.story.vocabulary import vocabulary_of
 from engine.variants import VARIANTS
 from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
 Command = Callable[..., argparse.ArgumentParser]  # (name, run, help) -> the new command
+DRAFTER_FLAGS = ("drafter", "drafter_model", "drafter_precision", "endpoint_url", "endpoint_model")
 ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
 
 
@@ -113,6 +144,18 @@ def print_line(item: Event | dict) -> None:
             text = f"Project: {data['path']}"
         case "model_loading":
             text = f"Loading the model “{data['preset']}”…"
+        case "drafter_chosen":
+            text = f"# {data['title']}: {data['why']}"
+        case "drafter_loading":
+            text = f"# Loading {data['title']}…"
+        case "sample_started":
+            text = f"# {data['name']} ({data['index'] + 1} of {data['of']})"
+        case "beat_drafted":
+            text = data["prompt"] + (f"\n# {data['caption']}" if data["caption"] else "")
+        case "storyline_drafted":
+            text = f"# kept: {len(data['prompts'])} prompts" if data["is_kept"] else ""
+        case "item_failed":
+            text = f"# {data['name']} failed: {data['message']} {data['hint']}".rstrip()
         case "clip_started":
             text = f"Clip {data['index'] + 1}: {data['prompt']}"
         case "clip_step":
@@ -131,8 +174,9 @@ def print_line(item: Event | dict) -> None:
             return  # said on stderr
         case name:
             text = f"{name}: " + ", ".join(f"{k} {v}" for k, v in data.items() if k != "event")
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    if text:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 # ---- commands
@@ -153,7 +197,7 @@ def run_generate(args: argparse.Namespace, say) -> None:
     if (folder / "project.json").exists():
         store = Store.open(folder)
         preset = preset_of(store.load(), args)
-        continue_project(store, preset, args)
+        continue_project(store, preset, args, say)
     else:
         preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
         store = start_project(folder, preset, args)
@@ -188,7 +232,7 @@ def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Sto
     )
 
 
-def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> None:
+def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
     """Bring an existing project to what the flags ask for, without touching clips that are there."""
     project = store.load()
     if args.variant and args.variant != project.variant:
@@ -220,9 +264,9 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace) -> 
                 f"{flag} differs from what this project was made with, and would change every finished clip.",
                 "Leave it out to continue, or start another project.",
             )
-    more = wanted[len(have) :] if wanted else drafted(store, preset, count - len(have))
+    more = beats_of(wanted[len(have) :]) if wanted else drafted(store, preset, count - len(have), say)
     if more:
-        store.edit(lambda p: storyboard.append(p, more))
+        store.edit(lambda p: storyboard.append_beats(p, more))
 
 
 def imported_sha256(picture: Path) -> str:
@@ -240,9 +284,10 @@ def run_extend(args: argparse.Namespace, say) -> None:
     prompts = prompts_from(args)
     if prompts and args.clips is None:
         count = len(prompts)
-    more = [prompts[index % len(prompts)] for index in range(count)] if prompts else drafted(store, preset, count)
-    check_num_clips(len(store.load().clips) + len(more))
-    store.edit(lambda project: storyboard.append(project, more))
+    check_num_clips(len(store.load().clips) + count)
+    more = [prompts[index % len(prompts)] for index in range(count)] if prompts else []
+    beats = beats_of(more) or drafted(store, preset, count, say)
+    store.edit(lambda project: storyboard.append_beats(project, beats))
     finish(store, preset, args, say)
 
 
@@ -306,38 +351,84 @@ def clip_numbers(text: str | None, count: int) -> list[int]:
 def run_export(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     preset = preset_of(store.load(), args)
-    say(film.export(store, preset, args.out))
+    export(store, preset, args.out, say)
+
+
+def export(store: Store, preset: Preset, output: Path, say) -> None:
+    """Write the film, and say who made its first picture where that was found by keywords."""
+    say(film.export(store, preset, output))
     if credit := store.load().inputs.credit:
         say({"event": "credit", "text": film.credit_line(credit)})
 
 
 def run_draft(args: argparse.Namespace, say) -> None:
-    from engine.media import image
-
     preset = load_preset(args.preset or Config.load().preset)
-    check_num_clips(args.clips)
-    with tempfile.TemporaryDirectory() as folder:
-        anchor = Path(folder) / "anchor.png"
-        image.import_image(args.image, anchor)
-        brief = drafter.Brief(
-            anchor,
-            args.clips,
-            keywords=args.keywords,
-            kind=drafter.KINDS[preset.variant(args.variant or "film").name],
-            seed=check_seed(args.seed or 0),
-            vocabulary=vocabulary_of(preset),
-        )
-        storyline = drafter.draft(TemplateDrafter(), brief)
-    text = "\n".join(storyline.prompts) + "\n"
-    if args.out:
+    config = Config.load(**{name: getattr(args, name) for name in DRAFTER_FLAGS})
+    parse_keywords(args.keywords)  # refused before any picture is read
+    brief = drafter.Brief(
+        args.image,
+        check_num_clips(args.clips),
+        keywords=args.keywords,
+        kind=drafter.KINDS[preset.variant(args.variant or "film").name],
+        telling=Telling(tone=args.tone, pace=args.pace, language=args.language),
+        seed=check_seed(args.seed or 0),
+        vocabulary=vocabulary_of(preset),
+    )
+    choice = drafting.choose_here(config, preset)
+    if args.image.is_dir():
+        draft_folder(args, brief, choice, config, say)
+    else:
+        draft_one(args, brief, choice, config, say)
+
+
+def draft_folder(args: argparse.Namespace, brief: drafter.Brief, choice: Choice, config: Config, say) -> None:
+    pictures = drafting.named(drafting.pictures_in(args.image))
+    if args.out is None:
+        raise InputError("A folder of pictures needs a folder for its samples.", "Add --out FOLDER.")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out.name} is a file.", "Name a folder: --out FOLDER.")
+    args.stopped = "Cancelled. Finished samples are safe; the same command goes on."
+    say(chosen(choice))
+    with closing(drafting.write_samples(pictures, args.out, brief, choice, config)) as events:
+        for event in events:
+            say(event)
+
+
+def draft_one(args: argparse.Namespace, brief: drafter.Brief, choice: Choice, config: Config, say) -> None:
+    """Draft for one picture; what was drafted is kept in --out even when the draft does not get to its end."""
+    form = exchange.format_for(args.out) if args.out else None
+    beats: list[Beat] = []
+    args.stopped = "Cancelled. Nothing had been drafted."
+
+    def keep() -> str:
+        storyline = Storyline(idea=brief.keywords, beats=tuple(beats), source=choice.source)
+        if not args.out or not form or not beats:
+            return ""
+        with disk_errors_explained(args.out.name, safe=""):
+            write_atomically(args.out, exchange.write(storyline, form).encode(), point="storyline")
+        return f"{len(beats)} of {brief.count} prompts are in {args.out.name}."
+
+    with drafting.imported(args.image) as anchor:
+        say(chosen(choice))
+        if choice.source == "qwen":
+            say(DrafterLoading(choice.title))
         try:
-            args.out.write_text(text, encoding="utf-8")
-        except OSError as err:
-            raise InputError(f"{args.out.name} could not be written ({err.strerror}).") from err
-    if args.json:
-        say({"event": "storyline_drafted", "source": storyline.source, "prompts": list(storyline.prompts)})
-    elif not args.out:
-        sys.stdout.write(text)
+            with drafting.opened(choice, config) as writer:
+                for event in drafting.written(writer, replace(brief, picture=anchor)):
+                    if isinstance(event, BeatDrafted):
+                        beats.append(Beat(prompt=event.prompt, caption=event.caption))
+                    say(event)
+        except KeyboardInterrupt:
+            args.stopped = f"Cancelled. {keep()}".strip()
+            raise
+        except StudioError as err:
+            raise type(err)(err.message, f"{err.hint} {keep()}".strip()) from err
+    keep()
+    say(StorylineDrafted(tuple(beat.prompt for beat in beats), choice.source))
+
+
+def chosen(choice: Choice) -> DrafterChosen:
+    return DrafterChosen(choice.source, choice.title, choice.why, choice.hint)
 
 
 def run_bench(args: argparse.Namespace, say) -> None:
@@ -480,7 +571,7 @@ def finish(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
     for event in rendered(store, preset):
         say(event)
     if args.out:
-        say(film.export(store, preset, args.out))
+        export(store, preset, args.out, say)
 
 
 def rendered(store: Store, preset: Preset) -> Iterator[Event]:
@@ -530,16 +621,36 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     return [clean_prompt(args.prompt)] if args.prompt is not None else []
 
 
-def drafted(store: Store, preset: Preset, count: int) -> list[str]:
-    """`count` more prompts from the template drafter, continuing the story so far."""
+def beats_of(prompts: Sequence[str]) -> list[Beat]:
+    return [Beat(prompt=prompt) for prompt in prompts]
+
+
+def drafted(store: Store, preset: Preset, count: int, say) -> list[Beat]:
+    """`count` more beats that continue the story so far, from the last frame where the last clip is made."""
     if count <= 0:
         return []
-    project = store.load()
-    so_far = tuple(clip.prompt for clip in project.clips)
+    project, config = store.load(), Config.load()
+    planned = film.plan(store, preset, project).clips
+    last = planned[-1].take if planned and planned[-1].status == "done" else None
+    frame = takes_on_disk.last_frame(store.take_folder(last.digest)) if last else None
     brief = drafter.brief_for(
-        project, preset, store.anchor_file(project), count=count, so_far=so_far, seed=project.seed
+        project,
+        preset,
+        frame or store.anchor_file(project),
+        count=count,
+        so_far=tuple(clip.prompt for clip in project.clips),
+        is_last_frame=frame is not None,
+        seed=project.seed,
     )
-    return list(drafter.draft(TemplateDrafter(), brief).prompts)
+    choice = drafting.choose_here(config, preset)
+    say(chosen(choice))
+    beats = []
+    with drafting.opened(choice, config) as writer:  # closed before the film's model is loaded
+        for event in drafting.written(writer, brief):
+            say(event)
+            if isinstance(event, BeatDrafted):
+                beats.append(Beat(prompt=event.prompt, caption=event.caption))
+    return beats
 
 
 def check_steps(steps: int | None) -> int | None:
@@ -640,13 +751,33 @@ def add_film_commands(command: Command) -> None:
     add_out(sub, required=True)
 
     sub = command("draft", run_draft, "Write a storyline for a picture.")
-    sub.add_argument("--image", type=Path, required=True, metavar="PICTURE")
+    sub.add_argument(
+        "--image", type=Path, required=True, metavar="PICTURE|FOLDER", help="a folder: one storyline a picture; resumes"
+    )
     sub.add_argument("--keywords", default="", metavar="“dog, street”")
     sub.add_argument("--clips", type=int, required=True, metavar="N")
     sub.add_argument("--variant", choices=sorted(VARIANTS))
+    sub.add_argument("--tone", choices=get_args(Tone), default="as the picture")
+    sub.add_argument("--pace", choices=get_args(Pace), default="steady")
+    sub.add_argument("--language", choices=sorted(LANGUAGES), default="en", help="of the captions; prompts are English")
     sub.add_argument("--seed", type=int, metavar="N")
+    add_drafter(sub)
     add_preset(sub)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="a prompt file for generate")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="a file for generate (.txt .json .md .py), or a folder of samples",
+    )
+
+
+def add_drafter(sub: argparse.ArgumentParser) -> None:
+    who = sub.add_argument_group("who writes", "also SVI_DRAFTER, SVI_ENDPOINT_URL …; the key only as SVI_ENDPOINT_KEY")
+    who.add_argument("--drafter", choices=("auto", "template", "qwen", "endpoint"))
+    who.add_argument("--drafter-model", metavar="ID|FOLDER", help="a Qwen-VL, for example Qwen/Qwen2.5-VL-3B-Instruct")
+    who.add_argument("--drafter-precision", choices=("auto", "bfloat16", "float32", "4-bit"))
+    who.add_argument("--endpoint-url", metavar="URL", help="of an OpenAI-compatible server, ending in /v1")
+    who.add_argument("--endpoint-model", metavar="NAME")
 
 
 def add_bench(command: Command) -> None:
@@ -708,7 +839,7 @@ def add_model_commands(command: Command) -> None:
 
 
 def add_prompts(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, a JSON list, or upstream's file")
+    sub.add_argument("--prompts", type=Path, metavar="FILE", help="text, JSON, Markdown, or upstream's file")
     sub.add_argument("--prompt", metavar="TEXT", help="one prompt for every clip")
     sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
 

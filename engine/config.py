@@ -264,6 +264,7 @@ class Config(Settings):
     endpoint_key: SecretStr = SecretStr("")
     endpoint_hosts: str = Field("", max_length=2000)  # with commas: hosts allowed beside this computer
     pictures: str = Field("", max_length=2000)  # with commas: where pictures are looked for by keyword
+    pictures_contact: str = Field("", max_length=200, pattern=r"^[\x20-\x27\x2a-\x7e]*$")  # who runs this: sources ask
 
     @classmethod
     def load(cls, **flags: object) -> "Config":

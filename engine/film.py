@@ -396,6 +396,14 @@ def check_space(store: Store, reserve_bytes: int) -> None:
         )
 
 
+def credit_line(credit: Credit) -> str:
+    """Who made the picture that a film began with, and under which licence, as its author asks to be named."""
+    author = f" by {credit.author}" if credit.author else ""
+    terms = f"{credit.licence} ({credit.licence_url})" if credit.licence_url else credit.licence
+    where = f" {credit.page_url}" if credit.page_url else ""
+    return f"Picture: “{credit.title or 'Untitled'}”{author}, {terms}, from {credit.source}.{where}"
+
+
 def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None = None) -> FilmExported:
     """Join the playable clips into one MP4 at `output` by packet copy."""
     planned = planned or plan(store, preset)
@@ -409,6 +417,8 @@ def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None =
         "comment": f"{AI_NOTE}; model: {preset.title}{f', {RANDOM_WEIGHTS}' if random else ''}",
         "encoder": f"Stable Video Infinity Studio {__version__}",
     }
+    if credit := planned.project.inputs.credit:
+        metadata["copyright"] = credit_line(credit)
     with disk_errors_explained("the film"):
         output.parent.mkdir(parents=True, exist_ok=True)
         film = video.join([store.take_folder(t.digest) / "segment.mp4" for t in chosen], output, metadata=metadata)

@@ -75,6 +75,7 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
     from studio.lab import Lab
     from studio.library import Library
     from studio.limits import Guard, Rates
+    from studio.pictures import open_pictures
     from studio.queue import JobQueue
     from studio.routes import build as build_routes
     from studio.tokens import Tokens
@@ -99,6 +100,7 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
         actions = Actions(config, library, queue, queue.feed, tokens, rates, data / "uploads")
         stack.callback(actions.drafting.close)
         actions.lab = Lab(data / "lab", config, preset, queue, tokens, rates, data / "uploads")
+        actions.pictures = open_pictures(config, rates)
         actions.lab.films_with, library.trained = library.count_with_preset, actions.lab.preset_file
         routes = build_routes(actions, tokens)
         guard = Guard, {"rates": rates, "public": config.public}

@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import film, storyboard
 from engine.config import RANDOM_WEIGHTS, Config, Preset
-from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_seed, clean_prompt
+from engine.domain import MAX_CLIPS, MAX_SEED, Credit, Project, check_seed, clean_prompt
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
@@ -48,6 +48,7 @@ from studio.history import History, live_clip
 from studio.lab import Lab
 from studio.library import Example, Library, Snapshot, owner_of
 from studio.limits import MAX_PROJECTS, Rates
+from studio.pictures import Pictures
 from studio.queue import Job, JobQueue, Listener
 from studio.storylines import Storylines
 from studio.tokens import Tokens
@@ -82,6 +83,7 @@ class Actions:
         self.rates = rates
         self.uploads = uploads
         self.lab: Lab | None = None
+        self.pictures: Pictures | None = None  # only where the operator switched keyword pictures on
         self._locks: dict[str, threading.RLock] = {}
         self._answered: dict[str, OrderedDict[str, dict[str, Any]]] = defaultdict(OrderedDict)
         self.history = History(library)
@@ -143,17 +145,18 @@ class Actions:
         negative_prompt: str | None = None,
         hd: bool = False,
         original_name: str = "",
+        found_id: str = "",
     ) -> Created:
-        """A new project of `owner` (a secret kept by the browser) from an uploaded picture.
+        """A new project of `owner` (a secret kept by the browser) from an uploaded picture, or one that a search found.
 
         The upload is deleted once the picture is in the project: after a refusal, it can be tried again.
         """
-        if not upload:
+        if not upload and not found_id:
             raise InputError("There is no picture yet.", "Drop one, or open an example.")
         with bugs_explained("making the project"):
             check_text("".join(t for t in (owner, keywords, variant, preset, title, quality) if isinstance(t, str)))
-            picture = self._uploaded(Path(upload))
             owner = self._owner_with_room(owner)
+            picture, credit = self._found(found_id, owner) if found_id else (self._uploaded(Path(upload or "")), None)
             chosen = self._preset_called(preset, owner)
             sampling = dial.changes(chosen, quality, num_inference_steps)
             idea = idea_text(keywords)
@@ -176,6 +179,7 @@ class Actions:
                     draft=sampling.get("draft", False),
                     hd=large,
                     original_name=file_name(original_name),
+                    credit=credit,
                 )
                 if negative is not None:
                     store.edit(lambda p: p.model_copy(update={"negative_prompt": negative}))
@@ -218,6 +222,12 @@ class Actions:
         if not resolved.is_relative_to(self.uploads.resolve()) or not resolved.is_file():
             raise InputError("The picture is not there any more.", "Upload it again.")
         return resolved
+
+    def _found(self, found_id: str, owner: str) -> tuple[Path, Credit]:
+        """The picture that a search found, in a folder of its own among the uploads, and who made it."""
+        if self.pictures is None:
+            raise InputError("This studio does not look for pictures.", "Upload one.")
+        return self.pictures.take(found_id, owner, self.uploads)
 
     def _owner_with_room(self, secret: str) -> str:
         if not isinstance(secret, str) or not 8 <= len(secret) <= 200:

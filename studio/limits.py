@@ -24,8 +24,8 @@ MAX_WAITING_JOBS = 3
 MAX_PROJECTS = 20
 MAX_RUNS = 8  # of training, an owner
 HOUR_S = 3600.0
-MAX_PER_HOUR = {"draft": 30, "upload": 200, "copy": 60}
-COUNTED = {"draft": "drafts", "upload": "uploads", "copy": "copies"}
+MAX_PER_HOUR = {"draft": 30, "upload": 200, "copy": 60, "search": 40}
+COUNTED = {"draft": "drafts", "upload": "uploads", "copy": "copies", "search": "picture searches"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FETCHING = re.compile(r"/file[=/]\s*https?:|/proxy=", re.IGNORECASE)  # addresses with which Gradio fetches from the web
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -22,10 +23,12 @@ from engine.errors import ProjectCorrupt, ProjectNotFound, StudioError
 from studio.actions import Actions
 from studio.lab import drift_curves, limits
 from studio.limits import MAX_JSON_BYTES
+from studio.pictures import Pictures, described
 from studio.tokens import Grant, Tokens
 
 log = logging.getLogger(__name__)
 PREFIX = "/gradio_api/studio"
+MAX_FETCHES = 6  # searches and thumbnails under way at once
 DIGEST = re.compile(r"[0-9a-f]{64}")
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 NO_STORE = {"Cache-Control": "no-store"}
@@ -47,6 +50,7 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
         ("GET", "/p/{id}/anchor", routes.anchor),
         ("GET", "/p/{id}/export/{name}", routes.export),
     ]
+    pictures = actions.pictures and routes.for_pictures(actions.pictures)
     per_run: list[tuple[str, str, Answer]] = [
         ("GET", "/lab/{id}/state", routes.run_state),
         ("POST", "/lab/{id}/act", routes.run_act),
@@ -63,6 +67,7 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
             Route("/lab/drift", routes.drift, methods=["GET"]),
             Route("/lab/runs", routes.runs, methods=["POST"]),
             Route("/lab/new", routes.new_run, methods=["POST"]),
+            *(pictures or ()),
             *(Route(path, routes.guarded(answer), methods=[method]) for method, path, answer in per_project),
             *(Route(path, routes.guarded(answer, of_a_run=True), methods=[m]) for m, path, answer in per_run),
         ],
@@ -227,15 +232,39 @@ class Routes:
 
         return await self._for_owner(request, answer)
 
-    async def _for_owner(self, request: Request, answer: Callable[[Request, str], Response]) -> Response:
+    # Keyword pictures
+
+    def for_pictures(self, pictures: Pictures) -> list[Route]:
+        """The two routes of a studio that looks for pictures. They wait for others' servers, few at a time."""
+        few = CapacityLimiter(MAX_FETCHES)
+
+        async def find(request: Request) -> Response:
+            def answer(request: Request, owner: str) -> Response:
+                found = pictures.find(owner, command_of(request).get("keywords", ""))
+                return JSONResponse({"pictures": [described(one, base(request)) for one in found]}, headers=NO_STORE)
+
+            return await self._for_owner(request, answer, few)
+
+        def thumbnail(request: Request, owner: str) -> Response:
+            data = pictures.thumbnail(request.path_params["id"])
+            return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+        async def small(request: Request) -> Response:
+            return await to_thread.run_sync(self._answered, thumbnail, request, "", limiter=few)
+
+        return [Route("/pictures", find, methods=["POST"]), Route("/pictures/{id}", small, methods=["GET"])]
+
+    async def _for_owner(
+        self, request: Request, answer: Callable[[Request, str], Response], limiter: CapacityLimiter | None = None
+    ) -> Response:
         request.state.body = await request.body()
         command = command_of(request)
         if isinstance(command, Response):
             return command
         owner = command.get("owner")
         if not isinstance(owner, str) or not 8 <= len(owner) <= 200:
-            return answer_with(400, "The browser did not say whose runs these are.", "Reload the page.")
-        return await run_in_threadpool(self._answered, answer, request, owner)
+            return answer_with(400, "The browser did not say who is asking.", "Reload the page.")
+        return await to_thread.run_sync(self._answered, answer, request, owner, limiter=limiter)
 
     async def drift(self, request: Request) -> Response:
         return JSONResponse({"curves": drift_curves()}, headers=NO_STORE)

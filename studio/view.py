@@ -7,7 +7,7 @@ from typing import Any, Literal
 from engine.config import RANDOM_WEIGHTS, Preset
 from engine.domain import Project, Take
 from engine.events import ClipNotice
-from engine.film import Plan, PlannedClip, timeline_of
+from engine.film import Plan, PlannedClip, credit_line, timeline_of
 from engine.story.vocabulary import Vocabulary
 from studio import dial, meter
 from studio.feed import Live, Pace
@@ -156,7 +156,7 @@ def state(facts: Facts) -> dict[str, Any]:
             "negative_prompt": project.negative_prompt,
             "image_url": facts.url("anchor"),
             "storyline_source": project.storyline_source,
-            "credit": project.inputs.credit.model_dump() if project.inputs.credit else None,
+            "credit": credit(project),
         },
         "story": story(facts),
         "phase": phase,
@@ -513,6 +513,12 @@ def film(facts: Facts) -> dict[str, Any]:
     }
 
 
+def credit(project: Project) -> dict[str, Any] | None:
+    """Who made the picture, where it was found by keywords. `line` says all of it."""
+    found = project.inputs.credit
+    return found.model_dump() | {"line": credit_line(found)} if found else None
+
+
 def export(facts: Facts) -> dict[str, Any] | None:
     if facts.export is None:
         return None
@@ -525,4 +531,5 @@ def export(facts: Facts) -> dict[str, Any] | None:
         "of": len(facts.plan.clips),
         "state": facts.export.state,
         "message": facts.export.message,
+        "credit": credit_line(found) if (found := facts.project.inputs.credit) else "",
     }
