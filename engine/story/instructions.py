@@ -7,13 +7,14 @@ as JSON between <data> and </data>, with its angle brackets escaped: it cannot e
 import json
 import math
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from engine.config import ASSETS
 from engine.domain import MAX_SEED, Pace, Tone
-from engine.story.drafter import Brief
+from engine.story.drafter import Brief, Kind
 from engine.story.schemas import Shape, any_script, english, list_of, object_of, one_of, phrase
 from engine.story.template import parse_keywords
 from engine.story.vocabulary import Action
@@ -22,7 +23,7 @@ from engine.story.writer import Ask
 TIMES = ("dawn", "morning", "midday", "afternoon", "dusk", "night", "not visible")
 MAX_ANSWER_TOKENS = 16_000  # half of the 32,768 that Qwen2.5-VL was trained on, pictures and questions included
 MAX_PARTS = 8
-LEAST_WORDS = 40  # characters that a prompt says about its subject
+LEAST_SAID = 40  # characters that a prompt says about its subject
 EARLIER_ACTIONS = 16
 SHORTENED = 300  # characters of an earlier prompt that is shown for the story, not for its wording
 LANGUAGE_NAMES = {
@@ -48,6 +49,14 @@ PACES: dict[Pace, str] = {
 }
 
 
+WHO: dict[Kind, str] = {
+    "stream": "who or what the film is about",
+    "steady": "who or what the film shows",
+    "speaking": "who speaks in the film",
+    "dancing": "who dances in the film",
+}
+
+
 @dataclass(frozen=True)
 class Story:
     """What is known of a story: its header, which the model wrote once, and how far it has got."""
@@ -66,8 +75,8 @@ class Story:
         return replace(
             self,
             prompts=(*self.prompts, prompt),
-            actions=(*self.actions, notes["action"]),
-            place=notes["place"].strip() or self.place,
+            actions=(*self.actions, notes.get("action", "")),
+            place=notes.get("place") or self.place,
             time_of_day=notes["time_of_day"] if notes["time_of_day"] in TIMES else self.time_of_day,
         )
 
@@ -87,8 +96,8 @@ def text_of(name: str) -> str:
 
 
 def system_text(brief: Brief) -> str:
-    names = ["system", brief.kind, *(["vocabulary"] if moves(brief) else [])]
-    return "\n\n".join(text_of(name) for name in names)
+    rules = ["vocabulary"] if moves(brief) else ["rules", brief.kind]
+    return "\n\n".join(text_of(name) for name in ("opening", *rules, "material"))
 
 
 def moves(brief: Brief) -> tuple[Action, ...]:
@@ -119,18 +128,19 @@ def beat_shape(brief: Brief, subject: str, limits: Limits) -> Shape:
     """One beat: the model's notes come first, so that it has decided what happens when it writes the prompt."""
     known = moves(brief)
     room = limits.prompt - len(subject) - 2
-    about = english(8, min(60, room), opening=subject, ending="[.]") if known else None
-    return object_of(
-        {
+    if known:
+        notes = {"time_of_day": one_of(TIMES), "move": one_of([action.name for action in known])}
+        prompt = english(8, min(60, room), opening=subject, ending="[.]")
+    else:
+        notes = {
             "action": english(5, 90),
             "view": english(5, 90),
             "place": english(3, 60),
             "time_of_day": one_of(TIMES),
-            **({"move": one_of([action.name for action in known])} if known else {}),
-            "prompt": about or english(LEAST_WORDS, room, opening=subject, ending="[.!]"),
-            **({"caption": any_script(1, max_caption(brief))} if brief.telling.language != "en" else {}),
         }
-    )
+        prompt = english(LEAST_SAID, room, opening=subject, ending="[.!]")
+    caption = {"caption": any_script(1, max_caption(brief))} if brief.telling.language != "en" else {}
+    return object_of({**notes, "prompt": prompt, **caption})
 
 
 def max_caption(brief: Brief) -> int:
@@ -177,112 +187,116 @@ def story_ask(brief: Brief, limits: Limits, number: int) -> Ask:
     parts = num_parts(brief, limits)
     shape = story_shape(brief, parts)
     data = {
-        "keywords": ", ".join(parse_keywords(brief.keywords)),
+        "keywords": keywords(brief),
         "film_so_far": shortened(brief.so_far, 2, 8),
         "not_like_these": shortened(brief.other_than, 4, 4),
         "moves": moves_data(brief),
     }
     lines = [
-        f"Look at the picture and plan a film of {clips(brief.count)}.{origin(brief)}",
+        origin_line(brief),
         as_data(data) if any(data.values()) else "",
         keyword_line(brief),
         other_line(brief),
         telling_lines(brief),
         story_keys(brief, parts),
     ]
-    return Ask(
-        system_text(brief), paragraphs(lines), brief.picture, shape.schema, shape.longest, seed_of(brief, number)
+    return asked(brief, lines, shape, number, picture=True)
+
+
+def origin_line(brief: Brief) -> str:
+    count = "1 clip" if brief.count == 1 else f"{brief.count} clips"
+    if not brief.so_far:
+        place = "the last frame of the film so far" if brief.is_last_frame else "its first frame"
+        return f"Look at the picture and plan a film of {count}. The picture is {place}."
+    some = "“film_so_far” holds the prompts of its clips, in order, some left out where there are many."
+    if brief.is_last_frame:
+        where = "The picture is its last frame: the film goes on from exactly what is to be seen there."
+    else:
+        where = "The picture is how it started; the film goes on from where the last of those prompts ends."
+    return straight(
+        f"Look at the picture and plan the next {count.removeprefix('1 ')} of a film that has begun. {some} {where}"
     )
 
 
-def origin(brief: Brief) -> str:
-    if brief.is_last_frame and brief.so_far:
-        return (
-            " The film has begun already: “film_so_far” holds the prompts of its clips, some left out when there are"
-            " many, and the picture is its last frame. The film goes on from exactly what is to be seen there."
-        )
-    if brief.so_far:
-        return (
-            " The film has begun already with the clips in “film_so_far”, some left out when there are many; the"
-            " picture is how it started. The new clips go on from where the last of those prompts ends."
-        )
-    if brief.is_last_frame:
-        return " The picture is the last frame of the film so far; the film goes on from what is to be seen there."
-    return " The picture is its first frame."
-
-
 def keyword_line(brief: Brief) -> str:
-    if not brief.keywords.strip():
+    if not keywords(brief):
         return ""
-    return "“keywords” is what the film should be about: find it in the picture, or bring it into the scene."
+    return '"keywords" says what the film should be about: find it in the picture, or bring it into the scene.'
 
 
 def other_line(brief: Brief) -> str:
     if not brief.other_than:
         return ""
-    return "The prompts in “not_like_these” were not wanted: tell another story, with other events than theirs."
+    return 'The prompts in "not_like_these" were not wanted: tell another story, with other events than theirs.'
 
 
 def telling_lines(brief: Brief) -> str:
-    tone = TONES.get(brief.telling.tone, "as the picture suggests it")
-    return f"Tone: {tone}.\nPace: {PACES[brief.telling.pace]}."
+    tone = f"Tone: {TONES.get(brief.telling.tone, 'as the picture suggests it')}."
+    return tone if moves(brief) else f"{tone}\nPace: {PACES[brief.telling.pace]}."
 
 
 def story_keys(brief: Brief, parts: int) -> str:
-    again = ", in the same words as in “film_so_far”" if brief.so_far else ""
-    length = " in at most 6 words, without light, weather or time" if moves(brief) else " in 5 to 15 words"
-    end = "at the end of “film_so_far”" if brief.so_far and not brief.is_last_frame else "in the picture"
+    again = "in the very words of “film_so_far”, " if brief.so_far else ""
+    length = "at most 6 words and none about light, weather or time" if moves(brief) else "5 to 15 words"
+    when = "at the end of “film_so_far”" if brief.so_far and not brief.is_last_frame else "in the picture"
     keys = [
-        "Write plain English with these keys:",
         "“scene”: what the picture shows: who or what is there, doing what, in front of what. When there is hardly"
         " anything to see, say what colours and shapes there are.",
-        f"“subject”: a noun phrase{length} for who or what the film is about, beginning with A, An, The or a number"
-        f" and naming what can be seen and recognised again (kind, colours, clothes){again}. It will stand at the"
-        " beginning of every prompt. When nothing stands out, take the place itself.",
-        f"“place”: where the subject is {end}, in a few words.",
-        f"“time_of_day”: {end}, one of {', '.join(TIMES)}.",
-        "“style”: what kind of picture it is: photograph, painting or animation, colours, light.",
+        f"“subject”: {WHO[brief.kind]}: a noun phrase of {length}, {again}beginning with A, An, The or a number and"
+        " saying what it can be recognised by: kind, colours, clothes. It will stand at the beginning of every prompt."
+        " When nothing in the picture stands out, take it from the keywords, else take the place itself.",
+        f"“place”: where the subject is {when}, in a few words.",
+        f"“time_of_day”: the time {when}, one of: {', '.join(TIMES)}.",
+        "“style”: what kind of picture it is: photograph, painting or animation, its colours and its light.",
     ]
     if parts:
+        begins = "what has happened" if brief.so_far else "the picture"
         keys.append(
-            f"“parts”: the story in {parts} parts, one sentence each about what happens: a beginning that grows out of"
-            " the picture, a middle in which something changes and is met, and an end. Each part brings something"
-            " that was not there before, and can be reached from the part before it without a cut."
+            f"“parts”: the story in {parts} parts, a list of one sentence each about what happens: a beginning that"
+            f" grows out of {begins}, then something changes and is met, and an end. Each part brings something"
+            " that was not there before and follows from the part before it without a cut."
         )
-    return "\n".join(["- " + key if index else key for index, key in enumerate(keys)])
+    return listed("Answer in plain English with these keys, in this order:", keys)
 
 
 # ---- its beats
 
 
 def beats_ask(brief: Brief, limits: Limits, story: Story, count: int, number: int) -> Ask:
-    """The question for the next `count` beats of `story`."""
+    """The question for the next `count` beats of `story`; the first one sees the picture, when the story is there."""
     shape = object_of({"beats": list_of(beat_shape(brief, story.subject, limits), count)})
-    done, before = len(story.prompts), len(brief.so_far)
-    written = (*brief.so_far, *story.prompts)
+    is_first = not story.prompts
+    sees = is_first and (brief.is_last_frame or not brief.so_far)
+    latest = (*brief.so_far, *story.prompts)[-limits.overlap :] if limits.overlap else ()
     data = {
-        "keywords": ", ".join(parse_keywords(brief.keywords)),
-        "scene": story.scene if not done else "",
+        "keywords": keywords(brief),
+        "picture": story.scene if sees else "",
         "subject": story.subject,
         "style": story.style,
         "now": {"place": story.place, "time_of_day": story.time_of_day},
         **part_data(brief, story, count),
-        "happened_already": list(story.actions[: -limits.overlap][-EARLIER_ACTIONS:]),
-        "latest_prompts": list(written[-limits.overlap :]) if limits.overlap else [],
-        "not_like_these": shortened(brief.other_than, 4, 4) if not done else [],
+        "happened_already": happened(brief, story, limits),
+        "latest_prompts": list(latest),
+        "not_like_these": shortened(brief.other_than, 4, 4) if is_first else [],
         "moves": moves_data(brief),
     }
-    first, total = before + done + 1, before + brief.count
     lines = [
         as_data(data),
-        task_line(brief, first, count, total),
-        arc_line(brief, story, count),
-        other_line(brief) if not done else "",
+        f"{task_line(brief, story, count, sees)} {arc_line(brief, story, count)}".strip(),
+        other_line(brief) if is_first else "",
         telling_lines(brief),
-        beat_keys(brief, story, count, limits),
+        beat_keys(brief, story, count, limits, has_past=bool(data["happened_already"])),
     ]
-    picture = brief.picture if not done else None
-    return Ask(system_text(brief), paragraphs(lines), picture, shape.schema, shape.longest, seed_of(brief, number))
+    return asked(brief, lines, shape, number, picture=sees)
+
+
+def happened(brief: Brief, story: Story, limits: Limits) -> list[str]:
+    """What the latest prompts do not tell any more: actions of this draft, and how earlier prompts begin."""
+    if moves(brief) or brief.kind != "stream":
+        return []
+    earlier = [re.split(r"(?<=[.!?])\s", prompt)[0][:SHORTENED] for prompt in brief.so_far[-EARLIER_ACTIONS:]]
+    everything = [*earlier, *story.actions]
+    return everything[: len(everything) - limits.overlap][-EARLIER_ACTIONS:] if len(everything) > limits.overlap else []
 
 
 def part_data(brief: Brief, story: Story, count: int) -> dict[str, str]:
@@ -298,71 +312,89 @@ def moves_data(brief: Brief) -> dict[str, str]:
     return {action.name: ", ".join(action.keywords) for action in moves(brief)}
 
 
-def task_line(brief: Brief, first: int, count: int, total: int) -> str:
+def task_line(brief: Brief, story: Story, count: int, sees: bool) -> str:
     if brief.kind != "stream":
         return "Write the one prompt that holds for every clip of this film. It starts from what the picture shows."
-    last = first + count - 1
-    numbers = f"beat {first}" if count == 1 else f"beats {first} to {last}"
-    after = "the last of “latest_prompts”" if first > 1 else "the picture"
-    return f"Write {numbers} of {total}, in their order. The first of them goes on from {after}."
+    first = len(brief.so_far) + len(story.prompts) + 1
+    total = len(brief.so_far) + brief.count
+    after = "what the picture shows" if sees else 'the last of "latest_prompts"'
+    if count == 1:
+        return f"Write beat {first} of {total}. It goes on from {after}."
+    return f"Write beats {first} to {first + count - 1} of {total}, in order. The first of them goes on from {after}."
 
 
 def arc_line(brief: Brief, story: Story, count: int) -> str:
     """How the story moves in the next beats. Fewer than four more clips of a running film do not end it."""
-    if brief.kind != "stream":
+    if brief.kind != "stream" or moves(brief):
         return ""
-    done = len(story.prompts)
-    ends = done + count >= brief.count and not (brief.so_far and brief.count < 4)
-    begins = not done and not brief.so_far
-    if begins and ends and count < 3:
-        return "Begin with a small movement of what the picture shows."
+    begins = not story.prompts and not brief.so_far
+    ends = len(story.prompts) + count >= brief.count and not (brief.so_far and brief.count < 4)
+    told = 'Tell what "this_part" says and no more of the story. ' if story.parts else ""
     if begins and ends:
-        return (
-            "Begin with a small movement of what the picture shows, let something new happen in the middle that the"
-            " subject answers, and come to a quiet end in the last beat."
-        )
-    told = "Tell what “this_part” says and no more; " if story.parts else ""
+        turn = " Let something happen in the middle that the subject answers, and come to a quiet end in the last beat."
+        return "Begin with a small movement of what the picture shows." + (turn if count > 2 else "")
     if begins:
-        return f"This is the beginning. {told}start with a small movement of what the picture shows, and end nothing."
+        return f"This is the beginning. {told}Start with a small movement of what the picture shows, and end nothing."
     if ends:
-        return f"This is the end. {told}bring what has happened to a quiet close in the last beat."
-    return f"This is the middle. {told}every beat changes something, nothing is told twice, and the story does not end."
+        more = "Let something more happen first. " if count > 3 and not story.parts else ""
+        return f"This is the end. {told}{more}Bring what has happened to a quiet close in the last beat."
+    return f"The story is under way. {told}Every beat changes something, nothing is told twice, and nothing ends."
 
 
-def beat_keys(brief: Brief, story: Story, count: int, limits: Limits) -> str:
-    things = "1 object" if count == 1 else f"{count} objects"
-    keys = [
-        f"Answer with “beats”, a list of exactly {things}, each with these keys in this order:",
-        "“action”: the one thing that happens, in a few words; nothing from “happened_already”."
-        if story.actions
-        else "“action”: the one thing that happens, in a few words.",
-        "“view”: the one fact about camera or scene, in a few words.",
-        "“place” and “time_of_day”: as they are at the end of this beat; a change is shown in the prompt itself."
-        f" “time_of_day” is one of {', '.join(TIMES)}.",
-    ]
+def beat_keys(brief: Brief, story: Story, count: int, limits: Limits, *, has_past: bool) -> str:
+    objects = "1 object" if count == 1 else f"{count} objects"
+    times = f"one of: {', '.join(TIMES)}"
     if moves(brief):
-        keys.append("“move”: the name of the one move of “moves” that this beat shows.")
-    keys.append(prompt_line(brief, story, limits))
+        keys = [
+            f"“time_of_day”: the time at the end of this beat, {times}.",
+            "“move”: the name of the one move of “moves” that this beat shows.",
+            f"“prompt”: English, beginning with exactly: {story.subject}\n  One short sentence with its move.",
+        ]
+    else:
+        what = "the one thing that happens" if brief.kind == "stream" else "the movement that goes on"
+        least, most = limits.prompt // 15, limits.prompt // 8  # English takes about six characters a word, with blanks
+        keys = [
+            f"“action”: {what}, in a few words{'; nothing from “happened_already”' if has_past else ''}.",
+            "“view”: the one fact about camera or scene, in a few words.",
+            f"“place”: where the subject is {'at the end of this beat' if brief.kind == 'stream' else 'all the time'}.",
+            f"“time_of_day”: the time then, {times}.",
+            f"“prompt”: English, beginning with exactly: {story.subject}\n  Then the action and the view, shown in"
+            f" one to three full sentences with {least} to {most} words in all.",
+        ]
     if brief.telling.language != "en":
         name = LANGUAGE_NAMES[brief.telling.language]
         keys.append(
-            f"“caption”: what the prompt says, in {name}, in one or two natural sentences, {max_caption(brief)}"
-            f" characters at most. Only the caption is in {name}; everything else is in English."
+            f"“caption”: for the person who makes the film: what the prompt says, in {name}, in one or two natural"
+            f" sentences, {max_caption(brief)} characters at most. Only the caption is in {name}, the rest in English."
         )
-    return "\n".join(["- " + key if index else key for index, key in enumerate(keys)])
+    return listed(
+        f"Answer with the key “beats”: a list of exactly {objects}, each with these keys in this order:", keys
+    )
 
 
-def prompt_line(brief: Brief, story: Story, limits: Limits) -> str:
-    opening = f"“prompt”: English, beginning with exactly: {story.subject}"
-    if moves(brief):
-        return f"{opening}\n  One short sentence with a word of its move."
-    least, most = limits.prompt // 15, limits.prompt // 8  # English takes about six characters a word, blanks included
-    return f"{opening}\n  Then the action and the view: one to three full sentences, {least} to {most} words in all."
+# ---- how a question is put together
 
 
-def clips(count: int) -> str:
-    return "1 clip" if count == 1 else f"{count} clips"
+def asked(brief: Brief, lines: list[str], shape: Shape, number: int, *, picture: bool) -> Ask:
+    text = "\n\n".join(line for line in lines if line)
+    return Ask(
+        system=system_text(brief),
+        text=text,
+        picture=brief.picture if picture else None,
+        schema=shape.schema,
+        max_tokens=shape.longest,
+        seed=seed_of(brief, number),
+    )
 
 
-def paragraphs(lines: list[str]) -> str:
-    return "\n\n".join(line for line in lines if line)
+def keywords(brief: Brief) -> str:
+    return ", ".join(parse_keywords(brief.keywords))
+
+
+def listed(head: str, keys: list[str]) -> str:
+    return straight("\n".join([head, *(f"- {key}" for key in keys)]))
+
+
+def straight(text: str) -> str:
+    """Keys in the quotes that JSON has."""
+    return text.replace("“", '"').replace("”", '"')

@@ -4,6 +4,7 @@ A draft is one question about the picture and then one for each window of beats,
 What comes back is text of a stranger until it has been checked here (S12): the model has no tools and nothing to tell.
 """
 
+import math
 import random
 import re
 import threading
@@ -156,7 +157,8 @@ class _Draft:
         number, self._num_asked = self._num_asked, self._num_asked + 1
         if self.story is None:
             return story_ask(self.brief, self.limits, number), 0
-        count = min(beats_at_once(self.brief, self.limits), self.wanted - self.num_beats)
+        missing = self.wanted - self.num_beats
+        count = math.ceil(missing / math.ceil(missing / beats_at_once(self.brief, self.limits)))
         return beats_ask(self.brief, self.limits, self.story, count, number), count
 
     def begin(self, found: Mapping[str, object]) -> None:
@@ -187,8 +189,7 @@ class _Draft:
         elif fingerprint(prompt) in self._known:
             raise Unusable("repeats an earlier prompt")
         self._known.add(fingerprint(prompt))
-        notes = {"action": note(item["action"], 90), "place": note(item["place"], 60)}
-        self.story = story.after(prompt, notes | {"time_of_day": item["time_of_day"]})
+        self.story = story.after(prompt, {key: note(item[key], 90) for key in item if key not in ("prompt", "caption")})
         return Beat(prompt=prompt, caption=checked_caption(item.get("caption", "")))
 
     def _with_move(self, prompt: str, name: str, story: Story) -> str:
