@@ -13,6 +13,7 @@ import math
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +158,8 @@ class _Telling:
         if "const" in schema:
             return schema["const"]
         if "enum" in schema:
-            return schema["enum"][(self.story.next_number() - 1) % len(schema["enum"])]
+            steady = name in ("time", "time_of_day")
+            return schema["enum"][0 if steady else (self.story.next_number() - 1) % len(schema["enum"])]
         kind = schema.get("type", "object")
         match kind if isinstance(kind, str) else kind[0]:
             case "object":
@@ -211,13 +213,17 @@ class _Telling:
         match name:
             case "subject":
                 return subject
-            case "place" | "setting" | "scene" | "where":
+            case "place":
                 return "An old street lined with stone houses"
-            case "time" | "when":
+            case "time":
                 return "Late afternoon"
+            case "style":
+                return "A photograph in natural colours with soft light"
             case "caption":
                 return f"Szene {number}: {self.subject}, Bild für Bild."
-            case "camera":
+            case "action":
+                return f"{subject} {action}"
+            case "camera" | "view":
                 return camera[0].upper() + camera[1:]
         who = "" if named else subject
         return f"{who} {action} in the old street, and {camera}. {DETAILS[number % len(DETAILS)]}"
@@ -236,7 +242,7 @@ def variations(text: str, details: Sequence[str]) -> Iterator[str]:
 
 def subject_of(text: str) -> str:
     """The first keyword in a message, with an article."""
-    found = re.search(r"(?i)keywords?[^:\n]*:\s*[“\"']?([^\n“”\"',;.]+)", text) or re.search(r"[“\"]([^”\",;]+)", text)
+    found = re.search(r"(?i)keywords?[^:\n]*:\s*[“\"']?([^\n“”\"',;.]+)", text)
     word = found.group(1).strip()[:60] if found else ""
     if not word:
         return "the traveller"
@@ -281,7 +287,7 @@ class LoopbackLLM:
 
         self.stopping = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
@@ -314,6 +320,13 @@ class LoopbackLLM:
                 return "none", 200
             self.times -= 1
             return self.fault, self.status
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, address: object) -> None:
+        """A client that leaves is not worth a traceback; anything else is."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, address)
 
 
 class _Handler(BaseHTTPRequestHandler):
