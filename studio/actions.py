@@ -353,7 +353,11 @@ class Actions:
         state = self.state(project_id)
         kept = ("phase", "message", "error", "job", "export")
         clips = [{key: clip[key] for key in ("number", "id", "prompt", "status")} for clip in state["clips"]]
-        return {key: state[key] for key in kept} | {"clips": clips, "duration_s": state["film"]["duration_s"]}
+        return {key: state[key] for key in kept} | {
+            "clips": clips,
+            "duration_s": state["film"]["duration_s"],
+            "story_problem": state["story"]["problem"],
+        }
 
     # Media, by digest and id only
 

@@ -296,39 +296,40 @@ class Drafting:
         self._feed.announce(project_id, f"Card {current.first + index + 1} is written.")
 
     def _ended(self, project_id: str, edit_id: str, problem: Problem | None) -> None:
-        with self._lock:
-            current = self._drafts.get(project_id)
-            if current is None or current.edit_id != edit_id:
-                return
-            stopped = current.state == "stopping"
-            complete = not stopped and problem is None and current.done >= current.of
-            if problem is None and not stopped and not complete:
-                problem = Problem(f"The storyline ended after {cards_text(current.done)} of {current.of}.")
-            if problem and not stopped:
-                self._drafts[project_id] = replace(current, state="failed", problem=problem)
-            else:
-                del self._drafts[project_id]
-        if complete:
+        current = self.of(project_id)
+        if current is None or current.edit_id != edit_id:
+            return
+        kept = cards_text(current.done)
+        if current.state == "stopping":
+            self._leave(project_id, f"Drafting stopped. {kept.capitalize()} kept.")
+        elif problem is None and current.done >= current.of:
             self._complete(project_id, current)
-        elif problem and not stopped:
-            log.warning("a storyline failed: %s %s", current.choice.source, problem.error_id)
-            self._feed.announce(project_id, f"{problem.message} {cards_text(current.done).capitalize()} kept.")
         else:
-            self._feed.announce(project_id, f"Drafting stopped. {cards_text(current.done).capitalize()} kept.")
+            problem = problem or Problem(f"The storyline ended after {kept} of {current.of}.")
+            log.warning("a storyline failed: %s %s", current.choice.source, problem.error_id)
+            self._fail(project_id, current, problem)
 
     def _complete(self, project_id: str, current: Draft) -> None:
         try:
             self._history.edit(
                 project_id, current.label, lambda before: finished(before, current), part_of=current.edit_id
             )
-            self._feed.announce(project_id, "The storyline is written.")
+            self._leave(project_id, "The storyline is written.")
             if current.then:
                 self.go_on(project_id, current.then)
         except StudioError as err:
-            failed = replace(current, state="failed", problem=Problem(err.message, err.hint))
-            with self._lock:
-                self._drafts.setdefault(project_id, failed)
-            self._feed.announce(project_id, str(err))
+            self._fail(project_id, current, Problem(err.message, err.hint))
+
+    def _leave(self, project_id: str, announced: str) -> None:
+        with self._lock:
+            self._drafts.pop(project_id, None)
+        self._feed.announce(project_id, announced)
+
+    def _fail(self, project_id: str, current: Draft, problem: Problem) -> None:
+        with self._lock:
+            self._drafts[project_id] = replace(current, state="failed", problem=problem)
+        kept = cards_text(current.done).capitalize()
+        self._feed.announce(project_id, f"{problem.message} {kept} kept.")
 
     # The lane's drafts, told by the queue's thread
 

@@ -49,6 +49,7 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
         ("GET", "/p/{id}/preview/{number}", routes.preview),
         ("GET", "/p/{id}/anchor", routes.anchor),
         ("GET", "/p/{id}/export/{name}", routes.export),
+        ("GET", "/p/{id}/storyline/{kind}", routes.storyline),
     ]
     pictures = actions.pictures and routes.for_pictures(actions.pictures)
     per_run: list[tuple[str, str, Answer]] = [
@@ -212,6 +213,12 @@ class Routes:
     def export(self, request: Request, grant: Grant) -> Response:
         path = self.actions.export_file(request.path_params["id"], request.path_params["name"])
         return FileResponse(path, media_type="video/mp4", filename=path.name, headers=NO_STORE)
+
+    def storyline(self, request: Request, grant: Grant) -> Response:
+        kind = request.path_params["kind"]
+        text = self.actions.storylines.exported(request.path_params["id"], kind)
+        headers = NO_STORE | {"Content-Disposition": f'attachment; filename="storyline.{kind}"'}
+        return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
 
     # Training runs
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from engine import storyboard
 from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, clean_prompt
-from engine.errors import InputError
+from engine.errors import InputError, ProjectNotFound
 from engine.film import PlannedClip
 from engine.project import takes as takes_on_disk
+from engine.story import exchange
 from engine.story.choose import Choice
-from engine.story.drafter import Brief, brief_for, draft
+from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, Brief, brief_for, draft
 from engine.story.template import TemplateDrafter
-from studio.arguments import Body, clip_id_of, idea_text, negative_text, title_from, whole
+from studio.arguments import Body, clip_id_of, idea_text, negative_text, plain, title_from, whole
 from studio.drafting import Draft, Drafting, Then
 from studio.feed import Feed
 from studio.history import History
@@ -60,6 +61,9 @@ class Storylines:
             "draft_again": self._draft_again,
             "set_prompt": self._set_prompt,
             "set_negative_prompt": self._set_negative_prompt,
+            "merge": self._merge,
+            "split": self._split,
+            "import_storyline": self._import,
         }
 
     # Drafting
@@ -196,6 +200,53 @@ class Storylines:
             lambda before: storyboard.set_negative_prompt(before, clip_id, text),
         )
 
+    def _merge(self, project_id: str, body: Body) -> None:
+        clip_id = clip_id_of(body)
+        clips = self._library.project(project_id).clips
+        number = self._library.project(project_id).clip_index(clip_id) + 1
+        for clip in clips[number - 1 : number + 1]:
+            self._refuse_if_live(project_id, clip.id)
+        label = f"Merge clips {number} and {number + 1}"
+        self._history.edit(project_id, label, lambda before: storyboard.merge(before, clip_id))
+
+    def _split(self, project_id: str, body: Body) -> dict[str, Any]:
+        clip_id, at = clip_id_of(body), body.get("at")
+        at = None if at is None else whole(at, "at")
+        self._refuse_if_live(project_id, clip_id)
+        number = self._library.project(project_id).clip_index(clip_id) + 1
+        edited = self._history.edit(
+            project_id, f"Split clip {number}", lambda before: storyboard.split(before, clip_id, at)
+        )
+        return {"clip_id": edited.clips[number].id}
+
+    # Files
+
+    def _import(self, project_id: str, body: Body) -> None:
+        """Replace the cards by those of a file's text; undo brings the earlier ones back."""
+        self._refuse_while_working(project_id)
+        name, text = body.get("name", "storyline.txt"), body.get("text")
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise InputError("The storyline must be text.", "Choose a .txt, .json, .py or .md file.")
+        given = exchange.read(text, plain(name, "file name", 200) or "the file")
+
+        def accept(before: Project) -> Project:
+            after = storyboard.accept_storyline(before, given.storyline)
+            clips = [
+                clip.model_copy(update={"negative_prompt": negative})
+                for clip, negative in zip(after.clips, given.negative_prompts, strict=True)
+            ]
+            return after.model_copy(update={"clips": tuple(clips), "idea": before.idea or idea_of(given.idea)})
+
+        self._history.edit(project_id, "Import storyline", accept, idle=True)
+
+    def exported(self, project_id: str, suffix: str) -> str:
+        """The storyline as a text file of the kind that `suffix`, txt, json, py or md, stands for."""
+        known = exchange.FORMATS.get(f".{suffix}")
+        project = self._library.project(project_id)
+        if known is None or not project.clips:
+            raise ProjectNotFound("There is no such file here.")
+        return exchange.write(project, known)
+
     def count(self, count: object) -> int:
         number = check_num_clips(whole(count, "length"))
         if number > self._most:
@@ -203,3 +254,8 @@ class Storylines:
                 f"Up to {self._most} clips can be added at a time, got {number}.", "Extend the film later."
             )
         return number
+
+
+def idea_of(text: str) -> str:
+    """A file's idea as the keywords of a project: shortened, never refused."""
+    return idea_text(text[:MAX_KEYWORDS_CHARACTERS])

@@ -15,6 +15,7 @@ from studio.words import clips_text, eta_text
 
 Phase = Literal["draft", "drafting", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
 UNMEASURED = Pace()
+EXPORTS = ("txt", "json", "py", "md")  # a storyline's files, by suffix
 STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
 
 
@@ -328,6 +329,7 @@ def story(facts: Facts) -> dict[str, Any]:
         else None,
         "problem": problem(facts) if draft and draft.state == "failed" and not facts.view_only else None,
         "telling": telling.model_dump(),
+        "exports": {kind: facts.url(f"storyline/{kind}") for kind in EXPORTS} if facts.plan.clips else {},
         "can_tell": facts.story.can_tell,
         "why_not": facts.story.why_not,
     }

@@ -80,11 +80,14 @@ class Endpoints:
         return {"project_id": created.project_id, "token": created.token}
 
     def draft_storyline(self, project_id: str, token: str, keywords: str = "", length: int = 6) -> dict:
-        """Write a prompt for each of `length` clips; returns the prompts."""
+        """Write a prompt for each of `length` clips; returns the prompts there are, and the phase.
+
+        Where a language model writes, the phase is "drafting" and the prompts come one at a time: ask `/status`.
+        """
         self._check(project_id, token)
         body = {"action": "draft", "length": length, **({"keywords": keywords} if keywords else {})}
         self.actions.act(project_id, body)
-        return self._prompts(project_id)
+        return self._prompts(project_id) | {"phase": self.actions.status(project_id)["phase"]}
 
     def generate(self, project_id: str, token: str, prompts: list[str] = [], key: str = "") -> dict:  # noqa: B006 — shown in the API docs
         """Start making every clip that is not done (after appending one clip per prompt given); returns job_id.
@@ -95,7 +98,10 @@ class Endpoints:
         return self.actions.act(project_id, {"action": "generate", "prompts": prompts, "key": key})
 
     def extend(self, project_id: str, token: str, count: int = 1) -> dict:
-        """Append `count` clips that continue the story and start making them; returns the prompts and job_id."""
+        """Append `count` clips that continue the story and start making them; returns the prompts and job_id.
+
+        Where a language model writes, both follow once the prompts are there: ask `/status`.
+        """
         self._check(project_id, token)
         answer = self.actions.act(project_id, {"action": "extend", "count": count, "generate": True})
         return self._prompts(project_id) | {"job_id": answer.get("job_id", "")}

@@ -35,7 +35,7 @@ def address(film, path: str) -> str:
     """`path` with the values that are valid for `film`."""
     state = film.state()
     digest, name = state["clips"][0]["takes"][0]["digest"], state["export"]["name"]
-    values = {"id": film.id, "digest": digest, "start": "0", "number": "1", "name": name}
+    values = {"id": film.id, "digest": digest, "start": "0", "number": "1", "name": name, "kind": "txt"}
     return PREFIX + re.sub(r"\{(\w+)\}", lambda match: values[match[1]], path)
 
 
