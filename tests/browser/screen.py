@@ -78,10 +78,10 @@ class Screen:
         return self.cards.nth(index)
 
     def prompt(self, index: int) -> Locator:
-        return self.card(index).locator("textarea")
+        return self.card(index).locator("textarea.prompt")
 
     def prompts(self) -> list[str]:
-        return self.cards.locator("textarea").evaluate_all("(fields) => fields.map((field) => field.value)")
+        return self.cards.locator("textarea.prompt").evaluate_all("(fields) => fields.map((field) => field.value)")
 
     def saved_prompts(self) -> list[str]:
         """What the server has, asked for anew."""
