@@ -31,6 +31,7 @@ from engine.domain import (
     check_num_clips,
     check_seed,
     clean_prompt,
+    fold,
     new_id,
 )
 from engine.errors import InputError, StudioError, disk_errors_explained
@@ -145,17 +146,17 @@ def print_line(item: Event | dict) -> None:
         case "model_loading":
             text = f"Loading the model “{data['preset']}”…"
         case "drafter_chosen":
-            text = f"# {data['title']}: {data['why']}"
+            text = fold(f"# {data['title']}: {data['why']}")
         case "drafter_loading":
             text = f"# Loading {data['title']}…"
         case "sample_started":
-            text = f"# {data['name']} ({data['index'] + 1} of {data['of']})"
+            text = f"# {data['sample']} ({data['index'] + 1} of {data['of']})"
         case "beat_drafted":
             text = data["prompt"] + (f"\n# {data['caption']}" if data["caption"] else "")
         case "storyline_drafted":
             text = f"# kept: {len(data['prompts'])} prompts" if data["is_kept"] else ""
         case "item_failed":
-            text = f"# {data['name']} failed: {data['message']} {data['hint']}".rstrip()
+            text = fold(f"# {data['item']} failed: {data['message']} {data['hint']}")
         case "clip_started":
             text = f"Clip {data['index'] + 1}: {data['prompt']}"
         case "clip_step":

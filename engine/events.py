@@ -56,6 +56,42 @@ class BeatDrafted(Event):
 
 
 @dataclass(frozen=True)
+class DrafterChosen(Event):
+    """Who writes the storylines, and why; hint: what would make a better one possible."""
+
+    source: str
+    title: str
+    why: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class SampleStarted(Event):
+    sample: str
+    index: int
+    of: int
+
+
+@dataclass(frozen=True)
+class StorylineDrafted(Event):
+    """A storyline is complete. sample: of which sample, "" for a single one; is_kept: it was there already."""
+
+    prompts: tuple[str, ...]
+    source: str = ""
+    sample: str = ""
+    is_kept: bool = False
+
+
+@dataclass(frozen=True)
+class ItemFailed(Event):
+    """One picture or film of many failed; the others go on."""
+
+    item: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class ClipStarted(Event):
     clip_id: str
     index: int
