@@ -9,8 +9,9 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import get_args
 
-from engine.config import Config
+from engine.config import Config, Drafter
 from engine.errors import ConfigError, StudioError
 from studio.limits import LOOPBACK
 
@@ -30,6 +31,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=None,
         help="run a Wan preset without its files; results are marked",
     )
+    story = parser.add_argument_group(
+        "storylines", "A key for an endpoint is read from SVI_ENDPOINT_KEY only: flags can be seen by others."
+    )
+    story.add_argument("--drafter", choices=get_args(Drafter), help="who writes storylines (default auto: what fits)")
+    story.add_argument("--drafter-model", metavar="ID|DIR", help="a Qwen-VL: its id on the Hub, or a folder")
+    story.add_argument("--endpoint-url", metavar="URL", help="of an OpenAI-compatible server, ending in /v1")
+    story.add_argument("--endpoint-model", metavar="NAME", help="what that server calls its model")
     return parser.parse_args(argv)
 
 

@@ -22,6 +22,7 @@ MAX_YAML_BYTES = 256_000
 MODELS_PREFIX = "models:"  # models:owner/name/path is a file or folder of that Hub repository in the models folder
 RANDOM_WEIGHTS = "random weights"  # said of every result that no trained model made
 TierName = Literal["resident", "text on host", "experts in turn", "streamed", "float8", "leaves", "tiled"]
+Drafter = Literal["auto", "template", "qwen", "endpoint"]
 INEXACT_TIERS: tuple[TierName, ...] = ("float8", "tiled")
 LOSSY = ("first block", "pyramid", "magcache", "taylor", "sage")  # caches, and attention in 8 bits
 Model = TypeVar("Model", bound=BaseModel)
@@ -256,7 +257,7 @@ class Config(Settings):
     port: int | None = Field(None, ge=1, le=65535)
     public: bool = False
     random_weights: bool = False
-    drafter: Literal["auto", "template", "qwen", "endpoint"] = "auto"
+    drafter: Drafter = "auto"
     drafter_model: str = Field("", max_length=500)  # a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or a folder
     drafter_precision: Literal["auto", "bfloat16", "float32", "4-bit"] = "auto"
     endpoint_url: str = Field("", max_length=500)  # of an OpenAI-compatible server, ending in /v1

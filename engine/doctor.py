@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from engine import backends, tiers
-from engine.config import load_preset, preset_names
+from engine.config import Config, load_preset, preset_names
 from engine.environment import available_cores
 from engine.errors import StudioError
+from engine.story.choose import choose
 from engine.tiers import Machine
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "gradio", "av", "pillow")
@@ -34,6 +35,7 @@ def examine(folder: Path, machine: Machine | None = None) -> dict:
         "torchvision": _torchvision(),
         "h264_encoder": _h264(),
         "presets": {name: _preset_state(name, machine) for name in preset_names()},
+        "drafters": {name: _drafter(name, machine) for name in preset_names()},
     }
 
 
@@ -58,7 +60,15 @@ def lines(report: dict) -> list[str]:
             if state["forecast"]["tier"]:
                 out.append(f"         {_forecast_line(state['forecast'])}")
             out += [f"         {problem}" for problem in state["forecast"]["problems"]]
-    return out
+    return out + _drafter_lines(report["drafters"])
+
+
+def _drafter_lines(drafters: dict[str, str]) -> list[str]:
+    """Who writes storylines, for all presets that have the same drafter in one line."""
+    groups: dict[str, list[str]] = {}
+    for name, drafter in drafters.items():
+        groups.setdefault(drafter, []).append(name)
+    return [f"storylines for {', '.join(names)}: {drafter}" for drafter, names in groups.items()]
 
 
 def _forecast_line(seen: dict) -> str:
@@ -146,6 +156,15 @@ def _preset_state(name: str, machine: Machine) -> dict:
         "title": preset.title,
         "note": f"{seconds:.1f} s a clip, {width}×{height} at {preset.fps} fps. {preset.description}",
     }
+
+
+def _drafter(name: str, machine: Machine) -> str:
+    """Which drafter would be used for the preset called `name`, and why."""
+    try:
+        choice = choose(Config.load(), load_preset(name), machine)
+    except StudioError as err:
+        return f"none. {err}"
+    return f"{choice.title}. {choice.why} {choice.hint}".rstrip()
 
 
 def _existing(folder: Path) -> Path:

@@ -6,6 +6,7 @@ makes every prompt another one. `fault` and `status` make it slow, broken or lyi
 
 import base64
 import contextlib
+import functools
 import gzip
 import itertools
 import json
@@ -45,6 +46,7 @@ Fault = Literal[
     "not streamed",  # the whole answer as one JSON body although a stream was asked for
     "no json_schema",  # 400 until response_format is json_object
     "no response_format",  # 400 as long as there is a response_format
+    "no max_tokens",  # 400 until max_tokens is left out, as from a model with a short context
     "out of tokens",
     "refusal",
     "refusal in words",
@@ -274,6 +276,7 @@ class LoopbackLLM:
     status: int = 200
     retry_after: str = ""
     times: int | None = None
+    redirect_to: str = "http://localhost:9/v1"
     requests: list[Received] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     asked: threading.Event = field(default_factory=threading.Event)
@@ -366,6 +369,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = body.get("response_format", {}).get("type")
         if (fault == "no json_schema" and kind == "json_schema") or (fault == "no response_format" and kind):
             return self._json(400, {"error": {"message": f"response_format.type: unknown value '{kind}'"}})
+        if fault == "no max_tokens" and "max_tokens" in body:
+            return self._json(400, {"error": {"message": "max_tokens is too large for 4096 tokens of context"}})
         if breaks := getattr(self, "_" + fault.replace(" ", "_"), None):
             return breaks(request)
         try:
@@ -444,15 +449,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._drop()
 
     def _redirect(self, _: Received) -> None:
-        self._json(307, {}, {"Location": "http://localhost:9/v1/chat/completions"})
+        self._json(307, {}, {"Location": f"{self.llm.redirect_to}/chat/completions"})
 
     def _content_type(self, _: Received) -> None:
         page = b"<!doctype html><title>Sign in to the hotel's network</title>"
         self._plain(200, page, {"Content-Type": "text/html"})
 
     def _gzip_bomb(self, _: Received) -> None:
-        packed = gzip.compress(b"data: " + b" " * 50_000_000, compresslevel=6)
-        self._plain(200, packed, {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"})
+        self._plain(200, bomb(), {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"})
 
     def _endless_line(self, _: Received) -> None:
         self._head()
@@ -535,6 +539,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Left(Exception):
     """The client is gone, or the server is being stopped."""
+
+
+@functools.cache
+def bomb() -> bytes:
+    """50 MB of blanks in 50 kB."""
+    return gzip.compress(b"data: " + b" " * 50_000_000, compresslevel=6)
 
 
 def schema_of(body: Mapping, text: str) -> Mapping:

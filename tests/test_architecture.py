@@ -37,7 +37,7 @@ ALLOWED = {
     "tiers": {"project", "weights"},  # inside functions
     "film": {"backends", "media", "project"},
     "drafting": {"media", "models", "project", "story"},  # models inside a function, to look at the machine
-    "doctor": {"backends"},
+    "doctor": {"backends", "story"},
     "cli": {
         "backends",
         "drafting",

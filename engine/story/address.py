@@ -1,12 +1,15 @@
 """Which endpoints may be spoken to (S11): this computer, and hosts that the operator has listed, by their exact names.
 
-Everything else is refused before anything is sent. Knows nothing about the protocol spoken there.
+Everything else, and a model's name or a key that cannot be one, is refused before anything is sent. Knows nothing about
+the protocol spoken there.
 """
 
 import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from engine.errors import ConfigError
 
@@ -105,3 +108,24 @@ def check_listed(host: str, listed: frozenset[str]) -> None:
             f"The endpoint's host {host} is not on this computer and not listed.",
             f"The operator allows it with SVI_ENDPOINT_HOSTS={host}.",
         )
+
+
+def checked_model(model: str) -> str:
+    """The model's name as the server knows it, which is shown on the page and sent, and nothing else."""
+    if not re.fullmatch(r"[\w.:/@+-]{1,200}", model):
+        raise ConfigError(
+            "The endpoint's model has no name yet, or one with odd characters.",
+            "Set SVI_ENDPOINT_MODEL to what the server calls it.",
+        )
+    return model
+
+
+def has_key(key: SecretStr) -> bool:
+    """Whether there is a key. One that cannot travel in a header raises `ConfigError`, which does not repeat it."""
+    secret = key.get_secret_value()
+    if secret and not re.fullmatch("[!-~]+", secret):
+        raise ConfigError(
+            "The endpoint's key holds blanks, line ends or other characters that no key has.",
+            "Set SVI_ENDPOINT_KEY again.",
+        )
+    return bool(secret)

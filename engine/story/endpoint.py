@@ -17,8 +17,8 @@ from queue import SimpleQueue
 import httpx
 from pydantic import SecretStr
 
-from engine.errors import BackendUnavailable, ConfigError, StorylineError, StudioError
-from engine.story.address import allowed_address
+from engine.errors import BackendUnavailable, StorylineError, StudioError
+from engine.story.address import allowed_address, checked_model, has_key
 from engine.story.chat import Answer, Failing, Malformed, Refused, question
 from engine.story.reader import MAX_ANSWER_CHARACTERS
 from engine.story.writer import Ask
@@ -224,27 +224,6 @@ class EndpointWriter:
         if isinstance(err, httpx.ConnectError | httpx.ConnectTimeout):
             return _Busy(self._down("cannot be reached", OPERATOR).error, None)
         return _Busy(self._down("broke the connection off before it answered", TO_DO).error, None)
-
-
-def checked_model(model: str) -> str:
-    """The model's name as the server knows it, which is shown on the page and sent, and nothing else."""
-    if not re.fullmatch(r"[\w.:/@+-]{1,200}", model):
-        raise ConfigError(
-            "The endpoint's model has no name yet, or one with odd characters.",
-            "Set SVI_ENDPOINT_MODEL to what the server calls it.",
-        )
-    return model
-
-
-def has_key(key: SecretStr) -> bool:
-    """Whether there is a key. One that cannot travel in a header raises `ConfigError`, which does not repeat it."""
-    secret = key.get_secret_value()
-    if secret and not re.fullmatch("[!-~]+", secret):
-        raise ConfigError(
-            "The endpoint's key holds blanks, line ends or other characters that no key has.",
-            "Set SVI_ENDPOINT_KEY again.",
-        )
-    return bool(secret)
 
 
 def retry_after(text: str) -> float | None:
