@@ -200,6 +200,9 @@ class Drafting:
         failed = self.of(project_id)
         if failed is None or failed.under_way:
             raise InputError("There is no storyline to go on with.", "Draft a new one.")
+        if failed.done >= failed.of:  # only what was to follow did not
+            self._complete(project_id, failed)
+            return
         project = self._library.project(project_id)
         written = tuple(clip.prompt for clip in project.clips[failed.first : failed.first + failed.done])
         brief = replace(failed.brief, count=failed.of - failed.done, so_far=(*failed.brief.so_far, *written), seed=seed)

@@ -197,3 +197,20 @@ def test_drafts_wait_their_turn_in_the_lane(writing, new_film, told):
     assert second.until(lambda s: s["phase"] == "draft")["clips"] == []
     (told / "hold").unlink()
     first.until_phase("ready")
+
+
+def test_a_film_that_could_not_follow_its_storyline_is_asked_for_again(writing, new_film):
+    film = new_film(writing, clips=1)
+    reserve = film.studio.actions.config.reserve_bytes
+    film.do("next_beat")
+    film.until(lambda s: s["phase"] == "ready")
+    drafting = film.studio.actions.drafting
+    film.studio.actions.config = film.studio.actions.config.model_copy(update={"reserve_bytes": 10**18})
+    film.studio.actions.storylines.continue_with(
+        film.id, 1, film.studio.actions.storylines.chosen(film.id), then="generate"
+    )
+    state = film.until(lambda s: s["story"]["problem"])
+    assert len(state["clips"]) == 3 and "room" in state["story"]["problem"]["message"].lower()
+    film.studio.actions.config = film.studio.actions.config.model_copy(update={"reserve_bytes": reserve})
+    film.do("draft_again")
+    assert len(film.until_phase("finished")["clips"]) == 3 and not drafting.under_way(film.id)
