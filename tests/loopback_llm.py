@@ -14,6 +14,7 @@ import math
 import re
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -301,6 +302,10 @@ class LoopbackLLM:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from the next connection on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def port(self) -> int:
