@@ -304,6 +304,7 @@ class Actions:
                 vocabulary=snapshot.vocabulary,
                 export=self._export_facts(project_id, snapshot),
                 story=self.drafting.facts(project_id, snapshot.preset),
+                remarks={} if view_only else self.storylines.remarks(snapshot.plan.project, snapshot.preset),
                 view_only=view_only,
                 blocked=snapshot.blocked or (str(unavailable) if unavailable else ""),
                 media_base=media_base,

@@ -4,19 +4,25 @@
 """
 
 import secrets
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine import storyboard
+from engine.config import Preset
 from engine.domain import MAX_CLIPS, MAX_SEED, Project, check_num_clips, clean_prompt
 from engine.errors import InputError, ProjectNotFound
 from engine.film import PlannedClip
 from engine.project import takes as takes_on_disk
 from engine.story import exchange
 from engine.story.choose import Choice
-from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, Brief, brief_for, draft
+from engine.story.drafter import KINDS, MAX_KEYWORDS_CHARACTERS, Brief, brief_for, draft
+from engine.story.review import review
 from engine.story.template import TemplateDrafter
+from engine.story.tokens import token_counter, token_limit
+from engine.story.vocabulary import vocabulary_of
 from studio.arguments import Body, clip_id_of, idea_text, negative_text, plain, title_from, whole
 from studio.drafting import Draft, Drafting, Then
 from studio.feed import Feed
@@ -26,6 +32,7 @@ from studio.limits import Rates
 
 Command = Callable[[str, Body], dict[str, Any] | None]
 UNTITLED = "Untitled film"
+REMARKED_STORYLINES = 64
 MAX_DISLIKED = 50  # prompts of an idea that was not liked, told to the drafter
 
 
@@ -52,6 +59,8 @@ class Storylines:
         self._most = most
         self._refuse_while_working = refuse_while_working
         self._refuse_if_live = refuse_if_live
+        self._remarks: OrderedDict[tuple[object, ...], Mapping[int, tuple[str, ...]]] = OrderedDict()
+        self._remarks_lock = threading.Lock()
         self.commands: dict[str, Command] = {
             "draft": self._draft,
             "another_idea": self._another_idea,
@@ -218,6 +227,29 @@ class Storylines:
             project_id, f"Split clip {number}", lambda before: storyboard.split(before, clip_id, at)
         )
         return {"clip_id": edited.clips[number].id}
+
+    def remarks(self, project: Project, preset: Preset) -> Mapping[int, tuple[str, ...]]:
+        """What should be looked at again before it costs time, by index of the clip."""
+        key = (preset.name, project.variant, tuple(clip.prompt for clip in project.clips))
+        with self._remarks_lock:
+            if known := self._remarks.get(key):
+                self._remarks.move_to_end(key)
+                return known
+        found: dict[int, tuple[str, ...]] = {}
+        for remark in review(
+            key[2],
+            kind=KINDS[project.variant],
+            count_tokens=token_counter(preset),
+            max_tokens=token_limit(preset),
+            vocabulary=vocabulary_of(preset),
+            clips_per_prompt=preset.variant(project.variant).clips_per_prompt,
+        ):
+            found[remark.index] = (*found.get(remark.index, ()), remark.text)
+        with self._remarks_lock:
+            self._remarks[key] = found
+            while len(self._remarks) > REMARKED_STORYLINES:
+                self._remarks.popitem(last=False)
+        return found
 
     # Files
 

@@ -1,7 +1,7 @@
 """From what is known about a project to the plain data the page shows. Pure: no files, no clock, no threads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.config import RANDOM_WEIGHTS, Preset
@@ -115,6 +115,7 @@ class Facts:
     vocabulary: Vocabulary | None = None
     export: ExportFacts | None = None
     story: StoryFacts = StoryFacts()
+    remarks: Mapping[int, Sequence[str]] = field(default_factory=dict)  # on prompts, by index of the clip
     view_only: bool = False
     blocked: str = ""  # why nothing can be generated here, in words
     media_base: str = ""
@@ -420,6 +421,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         "prompt": planned.clip.prompt,
         "caption": planned.clip.caption,
         "negative_prompt": planned.clip.negative_prompt,
+        "remarks": list(facts.remarks.get(planned.index, ())),
         "seed": planned.seed,
         "seed_is_own": planned.clip.seed is not None,
         "status": status,

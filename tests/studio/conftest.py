@@ -30,9 +30,9 @@ from tests.fakes import ScriptedBackend
 OWNER = "owner-of-the-tests"
 
 
-def opened(folder: Path, backend: str, *, data: str = "data") -> Studio:
+def opened(folder: Path, backend: str, *, data: str = "data", **settings: Any) -> Studio:
     """A studio on `folder`, with the preset of the tests and a scripted backend; not started."""
-    config = Config(data_dir=folder / data, preset=str(folder / "tiny.yaml"), reserve_bytes=0)
+    config = Config(data_dir=folder / data, preset=str(folder / "tiny.yaml"), reserve_bytes=0, **settings)
     return studio_package.open_studio(config, backend=f"tests.studio.backends:{backend}", examples=folder / "examples")
 
 
@@ -71,8 +71,8 @@ def open_studio(tmp_path, preset) -> Iterator[Callable[..., Studio]]:
     """A function that opens a studio on the test's data folder; all of them are closed at the end."""
     made: list[Studio] = []
 
-    def make(backend: str = "fast", *, start: bool = True, beat_s: float | None = None) -> Studio:
-        studio = opened(tmp_path, backend)
+    def make(backend: str = "fast", *, start: bool = True, beat_s: float | None = None, **settings: Any) -> Studio:
+        studio = opened(tmp_path, backend, **settings)
         made.append(studio)
         if beat_s:
             studio.queue._options = replace(studio.queue._options, beat_s=beat_s)

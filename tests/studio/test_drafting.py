@@ -1,11 +1,9 @@
 """Storylines written by a language model in the job lane: card by card, stopped, failed, gone on with."""
 
-import time
 from dataclasses import replace
 
 import pytest
 
-from engine.story.choose import TEMPLATES, Choice, QwenModel
 from tests.studio.drafters import FOLDER
 
 
@@ -21,10 +19,12 @@ def told(tmp_path, monkeypatch):
 @pytest.fixture
 def writing(open_studio, told, tmp_path):
     """A studio whose worker writes storylines with the scripted drafter."""
-    studio = open_studio("fast", start=False)
+    folder = tmp_path / "Qwen for tests"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"stand-in")
+    studio = open_studio("fast", start=False, drafter="qwen", drafter_model=str(folder))
     studio.queue._options = replace(studio.queue._options, drafter="tests.studio.drafters:scripted")
-    model = Choice("qwen", "Qwen for tests", "It is set up.", qwen=QwenModel(tmp_path, "Qwen", "float32"))
-    studio.actions.drafting._choices[studio.preset.name] = time.monotonic() + 1000, (model, TEMPLATES)
     studio.start()
     return studio
 
