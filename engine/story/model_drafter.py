@@ -213,9 +213,8 @@ class _Draft:
         """The subject as it can start every prompt; for a small model, without words that ask for a move."""
         subject = plain(text).rstrip(".")
         if self._moves:
-            words = subject.split()
-            named = next((i for i, word in enumerate(words) if self._move_of(word)), len(words))
-            subject = TRAILING.sub("", " ".join(words[:named]))
+            words = [word for word in subject.split() if not self._move_of(word)]
+            subject = TRAILING.sub("", " ".join(words))
             subject = subject if len(subject.split()) > 1 else "The scene"
         subject = subject[:1].upper() + subject[1:]
         if not re.fullmatch(f"[A-Z]{PHRASE}{{1,{max_subject(self.brief)}}}", subject):

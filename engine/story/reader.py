@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-MAX_ANSWER_CHARACTERS = 400_000
+MAX_ANSWER_CHARACTERS = 100_000  # many times what any question allows
 MAX_OPENINGS = 50  # braces in prose before the JSON
 
 

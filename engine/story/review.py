@@ -25,9 +25,11 @@ TIME_OF = {
 }
 LIGHT_CHANGES = re.compile(
     r"\b(sunrise|dawns?|daybreak|sunset|dusk|twilight|evening|nightfall|darken\w*|brighten\w*|later"
-    r"|(?:night|darkness|day|morning|sun|moon)(?: \w+ly)? (?:falls?|comes?|rises?|sets?|sinks?|breaks|begins?|ends?|passes)"
+    r"|(?:night|darkness|day|morning|sun|moon)(?: \w+ly)?"
+    r" (?:falls?|comes?|rises?|sets?|sinks?|breaks|begins?|ends?|passes)"
     r"|light(?: \w+ly)? (?:fades?|dims?|goes|returns?)|fades? (?:in)?to"
-    r"|(?:becomes?|turns?(?: in)?to|grows?|gets?|gives? way to) (?:\w+ ){0,2}(?:night|day|dark|light|bright|morning))\b",
+    r"|(?:becomes?|turns?(?: in)?to|grows?|gets?|gives? way to)"
+    r" (?:\w+ ){0,2}(?:night|day|dark|light|bright|morning))\b",
     re.IGNORECASE,
 )
 PLACES = {
