@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     say = print_json if args.json else print_line
     try:
-        check_out(getattr(args, "out", None) if args.run is not run_draft else None)
+        check_out(getattr(args, "out", None) if args.run not in (run_draft, run_batch) else None)
         args.run(args, say)
         return 0
     except StudioError as err:
@@ -432,6 +432,43 @@ def chosen(choice: Choice) -> DrafterChosen:
     return DrafterChosen(choice.source, choice.title, choice.why, choice.hint)
 
 
+def run_batch(args: argparse.Namespace, say) -> None:
+    from engine.batch import plan, runner
+    from engine.batch.progress import Progress
+
+    config = Config.load()
+    tasks = plan.read_plan(args.plan, config, preset=args.preset, random_weights=random_weights(args))
+    out = args.out or Path("runs") / args.plan.stem
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out.name} is a file.", "Name a folder: --out FOLDER.")
+    if args.dry_run:
+        films = [runner.described(task, out, config) for task in tasks]
+        return say({"event": "batch_planned", "films": films}) if args.json else print_plan(films)
+    args.stopped = "Cancelled. Finished clips are safe; the same command goes on."
+    progress = None if args.json else Progress(sys.stdout)
+    try:
+        with closing(runner.Batch(tasks, out, config).run()) as events:
+            for event in events:
+                (progress or say)(event)
+    finally:
+        if progress:
+            progress.close()
+
+
+def print_plan(films: Sequence[dict]) -> None:
+    """One line a film, and how much it is in all."""
+    for film_ in films:
+        line = f"{film_['film']:<28}  {film_['model']}, {film_['variant']}, {film_['task']}: "
+        if "error" in film_:
+            line += film_["error"]
+        else:
+            line += f"{film_['clips']} clips, {film_['frames']} frames, {film_['seconds']:.1f} s; {film_['storyline']}"
+            line += f" ({film_['prompts']} prompts)" + (f"; {film_['takes']} clips are there" if film_["takes"] else "")
+        sys.stdout.write(line + "\n")
+    clips, seconds = (sum(film_.get(key, 0) for film_ in films) for key in ("clips", "seconds"))
+    sys.stdout.write(f"{len(films)} films, {clips} clips, {seconds:.1f} s. Nothing was started.\n")
+
+
 def run_bench(args: argparse.Namespace, say) -> None:
     preset = load_preset(args.preset or Config.load().preset, random_weights=random_weights(args))
     if args.what == "memory":
@@ -750,6 +787,12 @@ def add_film_commands(command: Command) -> None:
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
     add_preset(sub, runs=True)
     add_out(sub, required=True)
+
+    sub = command("batch", run_batch, "Make many films from a plan; a stopped run goes on.")
+    sub.add_argument("plan", type=Path, metavar="PLAN.yaml")
+    sub.add_argument("--out", type=Path, metavar="FOLDER", help="films, samples, MP4s and summary (default: runs/PLAN)")
+    sub.add_argument("--dry-run", action="store_true", help="print what would be made, and start nothing")
+    add_preset(sub, runs=True)
 
     sub = command("draft", run_draft, "Write a storyline for a picture.")
     sub.add_argument(

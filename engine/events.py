@@ -92,6 +92,30 @@ class ItemFailed(Event):
 
 
 @dataclass(frozen=True)
+class FilmStarted(Event):
+    """A film of many begins or goes on: `done` of its clips are there; what follows, up to FilmEnded, is about it."""
+
+    film: str
+    index: int
+    of: int
+    clips: int
+    done: int
+
+
+@dataclass(frozen=True)
+class FilmEnded(Event):
+    """A film of many as it is now. seconds: its length; made_in_s: what its takes took; error: why it is not whole."""
+
+    film: str
+    index: int
+    state: str
+    clips_done: int
+    seconds: float
+    made_in_s: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class ClipStarted(Event):
     clip_id: str
     index: int
