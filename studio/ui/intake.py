@@ -41,7 +41,7 @@ class Intake:
         return [getattr(self, f.name) for f in fields(self) if f.name not in ONLY_AT_THE_START]
 
 
-def build(preset: Preset) -> Intake:
+def build(preset: Preset, *, finds_pictures: bool = False) -> Intake:
     gr.HTML(html_template="<h2>Setup</h2>", js_on_load=None, apply_default_css=False, elem_id="setup-title")
     image = gr.Image(
         label="Reference picture",
@@ -53,6 +53,8 @@ def build(preset: Preset) -> Intake:
         interactive=True,
         elem_id="anchor-image",
     )
+    if finds_pictures:
+        static("pictures", elem_id="find-pictures")
     static("notes", elem_id="anchor-shown")
     keywords = gr.Textbox(
         label="Keywords",

@@ -43,7 +43,7 @@ def build(studio: "Studio", *, api: "Callable[[Studio], object] | None" = None) 
         stage.build_top(random_weights=studio.preset.random_weights)
         with gr.Row(elem_id="bench", equal_height=False):
             with gr.Column(elem_id="setup", scale=0, min_width=320):
-                panel = intake.build(studio.preset)
+                panel = intake.build(studio.preset, finds_pictures=studio.actions.pictures is not None)
             with gr.Column(elem_id="stage", scale=1):
                 stage.build()
         storyboard.build()
@@ -76,9 +76,10 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
     ) -> dict[str, Any]:
         def make() -> Any:
             touched = set(getattr(event, "touched", None) or ())  # an untouched number field may hold 0
+            found = str(getattr(event, "found", ""))[:200]
             return studio.actions.create(
                 str(getattr(event, "owner", "")),
-                picture,
+                None if found else picture,
                 keywords=keywords or "",
                 variant=variant,
                 preset=str(getattr(event, "model", ""))[:64],
@@ -88,7 +89,8 @@ def bind(studio: "Studio", page: gr.Blocks, bridge: gr.HTML, panel: intake.Intak
                 num_inference_steps=int(steps) if "num_inference_steps" in touched and steps is not None else None,
                 negative_prompt=negative_prompt or "",
                 hd=size == "hd",
-                original_name=str(getattr(event, "name", ""))[:200],
+                original_name="" if found else str(getattr(event, "name", ""))[:200],
+                found_id=found,
             )
 
         return answer(event, make)

@@ -50,11 +50,13 @@
       const key = JSON.stringify([drafter, others]);
       if (key === this.key) return;
       this.key = key;
-      this.drafter.replaceChildren(el("strong", {}, drafter.title), ` ${drafter.source === "template" ? "write" : "writes"} the storyline. ${drafter.why}`);
+      const { source, title, why } = drafter, says = why.startsWith(title);  // the reason may name them itself
+      this.drafter.replaceChildren(
+        el("strong", {}, says ? title : `Storyline by ${source === "template" ? "templates" : title}.`), says ? why.slice(title.length) : ` ${why}`);
       show(this.more, !!drafter.hint || others.length > 0);
       this.moreText.replaceChildren(
         ...(drafter.hint ? [el("p", {}, drafter.hint)] : []),
-        ...others.map(({ title, why }) => el("p", {}, el("strong", {}, title), ` could write as well. ${why}`)));
+        ...others.map(({ title, why }) => el("p", {}, "Also here: ", el("strong", {}, title), `. ${why}`)));
     }
 
     changed(name) {
@@ -139,7 +141,7 @@
     }
 
     doing({ state, title }) {
-      return { waiting: "Waiting for its turn", loading: `Loading ${title}`, writing: "Writing…", stopping: "Stopping…" }[state];
+      return { waiting: "Waiting…", loading: `Loading ${title}`, writing: "Writing…", stopping: "Stopping…" }[state];
     }
 
     // ---- a drafter that failed -------------------------------------------------------------------------------------
@@ -213,11 +215,10 @@
     // ---- files -----------------------------------------------------------------------------------------------------
 
     menu() {
-      const { story, clips } = this.state;
-      const links = FORMATS.filter(([format]) => story.exports?.[format]).map(([format, label, note]) => (clips.length
-        ? { label: `Export as ${label}`, note, href: svi.signed(story.exports[format]) }
-        : { label: `Export as ${label}`, off: "there is no card yet", run() {} }));
-      svi.menu(this.files, [{ label: "Import a storyline…", note: this.why() ? "" : "txt, json, md", off: this.why(), run: () => this.file.click() }, "line", ...links]);
+      const { exports } = this.state.story;
+      const importing = { label: "Import a storyline…", note: "txt, json, py or md", off: this.why(), run: () => this.file.click() };
+      const links = FORMATS.map(([format, label, note]) => ({ label: `Export as ${label}`, note, href: svi.signed(exports[format]) }));
+      svi.menu(this.files, exports.txt ? [importing, "line", ...links] : [importing]);
     }
 
     async import(file) {

@@ -78,6 +78,13 @@ def test_a_picture_that_is_none_is_refused_in_words(screen, tmp_path):
     assert screen.cards.count() == 0
 
 
+def test_templates_say_why_tone_and_language_cannot_be_chosen(screen):
+    for name in ("tone", "pace", "language"):
+        expect(screen.page.locator(f"#{name}")).to_be_disabled()
+    expect(screen.page.locator("#telling-note")).to_contain_text("Templates")
+    expect(screen.page.locator("#drafter")).to_contain_text("Storyline by templates.")
+
+
 def test_a_shared_link_shows_the_film_and_lets_a_stranger_copy_it(screen, studio, photo, open_screen):
     screen.draft(photo, clips=2)
     screen.generate()
