@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import httpcore
 
@@ -24,7 +25,7 @@ from engine.errors import BackendUnavailable
 DEADLINE_S = 10.0
 MAX_BYTES = 25_000_000
 MAX_REDIRECTS = 3
-HEADROOM_BYTES = 1_000_000  # headers, TLS records and chunk sizes around a body
+HEADROOM_BYTES = 300_000  # headers, and chunk sizes within a body
 REDIRECTS = (301, 302, 303, 307, 308)
 # Taken apart by hand and sent from the same parts: no two parsers that could disagree about the host.
 ADDRESS = re.compile(r"https://([A-Za-z0-9.-]{1,253})(?::443)?(/[!-\[\]-~]*)?", re.ASCII)
@@ -71,10 +72,15 @@ class Fetcher:
         self.hosts = frozenset(hosts)
         self._resolve = resolve or addresses_of
         self._backend = backend or httpcore.SyncBackend()
-        self._ssl_context = ssl_context
+        self._given_context = ssl_context
         self._deadline_s = deadline_s
         about = f" ({contact})" if contact else ""
         self._agent = f"StableVideoInfinityStudio/{__version__}{about} httpcore/{httpcore.__version__}"
+
+    @cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Made at the first request: reading the certificate authorities takes longer than many an answer."""
+        return self._given_context or httpcore.default_ssl_context()
 
     def get(self, address: str, *, accept: str, max_bytes: int = MAX_BYTES) -> bytes:
         """The body at `address`. Every way in which that fails is a `BackendUnavailable`."""
@@ -105,7 +111,7 @@ class Fetcher:
         try:
             with (
                 httpcore.ConnectionPool(
-                    ssl_context=self._ssl_context, network_backend=pinned, max_connections=1, http2=False, retries=0
+                    ssl_context=self.ssl_context, network_backend=pinned, max_connections=1, http2=False, retries=0
                 ) as pool,
                 pool.stream("GET", url, headers=headers) as response,
             ):

@@ -288,7 +288,7 @@ def test_a_file_of_a_foreign_host_is_found_but_never_fetched(web):
         ("</b></b>Rui<", "Rui<"),
         ("<!-- comment -->Rui\u202e\x00\n\t Example", "Rui Example"),
         ("a" * 9000, "a" * 300),
-        ("<b>" * 2000 + "Rui", ""),
+        ("<b>" * 1000 + "Rui", "Rui"),
         ("", ""),
     ],
 )
@@ -299,6 +299,11 @@ def test_markup_becomes_the_text_that_a_reader_sees(markup, text):
 # Answers that are no answers
 
 
+def both(value: str) -> bytes:
+    """`value` where Openverse has its results, and where Commons has its pages."""
+    return f'{{"results": {value}, "query": {{"pages": {value}}}}}'.encode("latin-1")
+
+
 NONSENSE = [
     b"",
     b"null",
@@ -306,24 +311,24 @@ NONSENSE = [
     b"7",
     b"<!doctype html><html>sign in</html>",
     b"\x89PNG\r\n\x1a\n",
-    b'{"results": 7, "query": 7}',
-    b'{"results": null, "query": {"pages": null}}',
-    b'{"results": [' + b",".join([b"1"] * 50) + b'], "query": {"pages": [' + b",".join([b"1"] * 50) + b"]}}",
     b"[" * 100_000,
-    b'{"results": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001,
-    b'{"results": [{"id": "\xff"}]}',
-    b'{"results": [' + b" " * 3_000_000 + b"]}",
+    both("7"),
+    both("null"),
+    both('{"0": {}}'),
+    both("[" + ",".join(["1"] * 50) + "]"),
+    both('{"a":' * 5000 + "1" + "}" * 5000),
+    both('["\xff"]'),
+    both("[" + " " * 1_500_000 + "]"),
+    both("[1,"),
 ]
 
 
 @pytest.mark.parametrize("data", NONSENSE, ids=range(len(NONSENSE)))
-def test_an_answer_that_is_no_answer_is_an_error(web, data):
+@pytest.mark.parametrize("source", [openverse, commons])
+def test_an_answer_that_is_no_answer_is_an_error(web, source, data):
     says(web, data)
     with pytest.raises(BackendUnavailable):
-        openverse(web).search("dog", 12)
-    if b'"query"' in data or b'"results"' not in data or len(data) > 1_000_000 or b"\xff" in data:
-        with pytest.raises(BackendUnavailable):
-            commons(web).search("dog", 12)
+        source(web).search("dog", 12)
 
 
 def test_an_error_of_commons_is_an_error(web):
