@@ -11,7 +11,7 @@ from engine.config import ASSETS, Settings, read_yaml, validated
 from engine.errors import ConfigError, nearest
 from engine.variants import Base
 
-Layout = Literal["diffusers", "wan", "lora-upstream", "lora-comfy", "onnx", "pickle"]
+Layout = Literal["diffusers", "transformers", "wan", "lora-upstream", "lora-comfy", "onnx", "pickle"]
 Part = Literal[
     "transformer",
     "transformer_2",

@@ -71,7 +71,8 @@ ENDS: dict[str, tuple[type[StudioError], str] | str] = {
 }
 # Ways to lie that a draft gets over: by asking again, or because the lie is around the answer.
 HARMLESS = {
-    "none", "no done", "never closed", "not streamed", "no json_schema", "no max_tokens", "prose", "fence", "duplicates",
+    "none", "no done", "never closed", "not streamed", "no json_schema", "no max_tokens", "prose", "fence",
+    "duplicates",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from engine.weights.manifest import load_manifest, manifest
 from engine.weights.needs import needs_of
 
 ENTRIES = manifest().entries
-LICENCES = ("Apache-2.0", "MIT", "not stated")
+LICENCES = ("Apache-2.0", "MIT", "Qwen Research", "not stated")
 ONE = """\
 entries:
   - {id: a, title: A, use: tests, repo: o/n, layout: diffusers, licence: MIT, licence_source: "https://x",
