@@ -330,7 +330,7 @@ class Actions:
         """Seconds that `jobs` will take, or None when one of them cannot be estimated."""
         total = 0.0
         for job in jobs:
-            if job.kind == "train":
+            if job.kind in ("train", "draft"):
                 return None
             if job.kind != "generate":
                 continue
