@@ -21,7 +21,7 @@ from engine.events import BeatDrafted, DrafterLoading, Event, ItemFailed, Sample
 from engine.media import image
 from engine.project.files import write_atomically
 from engine.story import exchange
-from engine.story.choose import Choice, choose, open_drafter
+from engine.story.choose import Choice, choose, depends_on_machine, open_drafter
 from engine.story.drafter import Brief, StorylineDrafter
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -29,14 +29,14 @@ SAFE = "Finished samples are safe."
 
 
 def choose_here(config: Config, preset: Preset) -> Choice:
-    """The drafter for `preset` on this machine, which is looked at only where a language model could be loaded: that
-    imports the model stack."""
-    choice = choose(config, preset, None)
-    if choice.source != "qwen":
-        return choice
-    from engine.models.placement import machine_here
+    """The drafter for `preset` on this machine, which is looked at only where that can change the choice: the model
+    stack is imported for it."""
+    machine = None
+    if depends_on_machine(config, preset):
+        from engine.models.placement import machine_here
 
-    return choose(config, preset, machine_here())
+        machine = machine_here()
+    return choose(config, preset, machine)
 
 
 @contextmanager
