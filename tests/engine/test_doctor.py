@@ -56,3 +56,13 @@ def test_the_doctor_says_what_is_missing_where_nothing_fits(tmp_path):
     small = tiers.Machine("this CPU", "cpu", free_ram=8 << 30)
     lines = "\n".join(doctor.lines(doctor.examine(tmp_path, small)))
     assert "GB are missing. With a GPU" in lines and "tier “streamed”" not in lines
+
+
+def test_the_doctor_says_who_would_write_storylines_and_why(tmp_path, monkeypatch):
+    machine = tiers.Machine("this CPU", "cpu", free_ram=64 << 30)
+    lines = [line for line in doctor.lines(doctor.examine(tmp_path, machine)) if line.startswith("storylines for")]
+    assert lines[0].startswith("storylines for pocket: Templates. The embedded model knows")
+    assert "python -m engine weights download qwen2.5-vl-3b" in lines[1] and len(lines) == 2
+    monkeypatch.setenv("SVI_ENDPOINT_URL", "http://169.254.169.254/v1")
+    lines = doctor.lines(doctor.examine(tmp_path, machine))
+    assert any("none. The endpoint's host 169.254.169.254 is not on this computer" in line for line in lines)

@@ -4,12 +4,14 @@ import pickle
 import pytest
 from pydantic import SecretStr
 
-from engine.config import Config, load_preset
+import app
+from engine.config import ROOT, Config, load_preset
 from engine.errors import ConfigError, StudioError, WeightsMissing
 from engine.story.choose import WORKING_BYTES, choose, depends_on_machine, needed, offered, open_drafter, weights_bytes
 from engine.story.model_drafter import ModelDrafter
 from engine.story.template import TemplateDrafter
 from engine.tiers import GB, GIB, Machine
+from studio import open_studio
 
 SEVEN, THREE = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
 SIZES = {SEVEN: 16 * GB, THREE: 7 * GB}
@@ -226,6 +228,29 @@ def test_what_cannot_be_used_is_said_at_the_start_in_two_sentences(pocket, setti
     with pytest.raises((ConfigError, WeightsMissing)) as err:
         choose(Config(**settings), pocket, machine)
     assert err.value.hint and "zebra" not in str(err.value)
+
+
+def test_every_setting_of_the_drafters_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [name for name in Config.model_fields if name.startswith(("drafter", "endpoint_"))]
+    assert len(names) == 7
+    for name in names:
+        assert f"`SVI_{name.upper()}`" in readme
+
+
+def test_flags_of_the_studio_set_who_writes_and_never_the_key():
+    flags = ["--drafter", "endpoint", "--endpoint-url", URL, "--endpoint-model", "m"]
+    config = app.configuration(app.arguments(flags))
+    assert (config.drafter, config.endpoint_url, config.endpoint_model) == ("endpoint", URL, "m")
+    with pytest.raises(SystemExit) as err:
+        app.arguments(["--endpoint-key", "zebra"])
+    assert err.value.code == 2
+
+
+def test_the_studio_does_not_start_with_an_endpoint_that_is_not_allowed(tmp_path):
+    config = Config(data_dir=tmp_path / "data", endpoint_url="https://example.org/v1", endpoint_model="m")
+    with pytest.raises(ConfigError, match="not listed"):
+        open_studio(config)
 
 
 # ---- opening
