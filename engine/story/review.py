@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
+from statistics import median
 from typing import Literal
 
 from engine.story.drafter import Kind
@@ -15,6 +16,7 @@ from engine.story.vocabulary import Vocabulary
 
 RemarkKind = Literal["repeat", "similar", "time", "place", "length", "move", "steady"]
 SIMILAR = 0.8  # shared words of two prompts, as a share of all their words
+MAX_SUBJECT_WORDS = 15
 MAX_COMPARED = 20  # earlier prompts that one is compared with: those that share its rarest words
 
 TIME_OF = {
@@ -137,6 +139,7 @@ def repeats(words: Sequence[tuple[str, ...]]) -> Iterable[Finding]:
     first: dict[tuple[str, ...], int] = {}
     frequency = Counter(chain.from_iterable(words))
     rank = {word: place for place, word in enumerate(sorted(frequency, key=lambda word: (frequency[word], word)))}
+    opening = opening_of(words)
     kept: dict[int, int] = {}  # the words of a prompt, as bits
     holders: dict[int, list[int]] = {}  # prompts by one of their rarest words
     for index, text in enumerate(words):
@@ -144,7 +147,7 @@ def repeats(words: Sequence[tuple[str, ...]]) -> Iterable[Finding]:
         if earlier != index:
             yield index, "repeat", lambda numbers, e=earlier: f"This is the prompt of clip {numbers[e]} again."
             continue
-        own = sorted({rank[word] for word in text})
+        own = sorted({rank[word] for word in text[min(opening, len(text) // 2) :]})
         # Two sets that share four fifths of their words share one of the rarest fifth: only those need comparing.
         rarest = own[: len(own) - math.ceil(SIMILAR * len(own)) + 1]
         bits = 0
@@ -157,6 +160,15 @@ def repeats(words: Sequence[tuple[str, ...]]) -> Iterable[Finding]:
         kept[index] = bits
         for place in rarest:
             holders.setdefault(place, []).append(index)
+
+
+def opening_of(words: Sequence[tuple[str, ...]]) -> int:
+    """How many words the prompts have in common at their start: the subject, which makes no two of them alike."""
+    shared = (
+        next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+        for first, second in pairwise(words)
+    )
+    return min(int(median(shared)), MAX_SUBJECT_WORDS) if len(words) > 1 else 0
 
 
 def are_alike(first: int, second: int) -> bool:
