@@ -9,13 +9,17 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.domain import Beat, Source, clean_prompt
+from engine.domain import Beat, Source, clean_prompt, fold
 from engine.errors import InputError
 from engine.media import image
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, Brief, Kind
 from engine.story.vocabulary import Action, Vocabulary
 
 MAX_SUBJECT_WORDS = 8
+NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|some|many|several"
+DETERMINER = re.compile(rf"(?i)(a|an|the|this|that|my|our|your|his|her|their|{NUMBERS})\b")
+LINKING = {"a", "an", "and", "at", "by", "during", "in", "of", "on", "the", "under", "with"}  # left over around a move
+SINGULAR_VERB = re.compile(r"\{subject\} (?:is|\w+s)\b")  # “{subject} disappears” is wrong of two things
 # A day and a year, in the order in which they happen; moves that are not offered are skipped.
 CYCLE = ("sunrise", "noon", "autumn", "storm", "sunset", "night", "fog", "winter")
 
@@ -45,29 +49,87 @@ class TemplateDrafter:
 
 
 def split(words: Sequence[str], vocabulary: Vocabulary | None) -> tuple[list[Action], str]:
-    """Keywords that name a move of the vocabulary, in their order, and the phrase that names the subject."""
+    """Keywords that name a move of the vocabulary, in their order, and the phrase that names the subject.
+
+    “street at night” is both: the move is taken out, since a prompt that names two moves gets neither.
+    """
     wanted, subjects = [], []
     for word in words:
         action = vocabulary.action_of(word) if vocabulary else None
-        (wanted.append(action) if action else subjects.append(word))
+        if vocabulary and action and (action.kind != "stay" or " " not in word):  # “still life” is a subject
+            wanted.append(action)
+            word = without_moves(word, vocabulary)
+        if word:
+            subjects.append(word)
     return wanted, subject_phrase(subjects)
+
+
+def without_moves(text: str, vocabulary: Vocabulary) -> str:
+    """`text` without the words that ask for a move, and without what linked them."""
+    kept = [word for word in text.split() if vocabulary.action_of(word) is None]
+    while kept and kept[-1].lower() in LINKING:
+        kept.pop()
+    while kept and kept[0].lower() in LINKING - {"a", "an", "the"}:
+        kept.pop(0)
+    return " ".join(kept)
 
 
 def vocabulary_prompts(
     brief: Brief, vocabulary: Vocabulary, wanted: Sequence[Action], subject: str, generator: random.Random
 ) -> list[str]:
+    """Moves in the order of a day and a year, each told in another of its phrases; the slow pace rests after each."""
     moves = [action for action in vocabulary.actions if action.kind != "stay"] or list(vocabulary.actions)
+    rest = next((action for action in vocabulary.actions if action.kind == "stay"), None)
+    rests = rest if brief.telling.pace == "slow" and brief.kind == "stream" else None
     ordered = in_cycle(moves)
-    done = (vocabulary.action_of(prompt) for prompt in reversed(brief.so_far))
-    last = next((action for action in done if action and action in ordered), None)
+    said = [action for prompt in reversed(brief.so_far) if (action := vocabulary.action_of(prompt))]
+    last = next((action for action in said if action in ordered), None)
     start = last.name if last else before_picture(brief.picture)
     queue = [] if brief.so_far else list({action.name: action for action in wanted}.values())
     actions: list[Action] = []
     for _ in range(brief.count):
+        before = actions[-1] if actions else said[0] if said else None
+        if rests and before and before.kind != "stay":
+            actions.append(rests)
+            continue
         action = queue.pop(0) if queue else following(start, ordered)
         actions.append(action)
         start = action.name
-    return [phrase_for(action, subject, generator) for action in actions]
+    decks: dict[str, list[str]] = {}
+    return [from_deck(decks, action, vocabulary, subject, generator) for action in actions]
+
+
+def from_deck(
+    decks: dict[str, list[str]], action: Action, vocabulary: Vocabulary, subject: str, generator: random.Random
+) -> str:
+    """A phrase for `action` that was not used since all of them were."""
+    if not decks.get(action.name):
+        decks[action.name] = readable(action, vocabulary, subject)
+        generator.shuffle(decks[action.name])
+    return decks[action.name].pop()
+
+
+def readable(action: Action, vocabulary: Vocabulary, subject: str) -> list[str]:
+    """The sentences for `action` that name no other move, and whose verb goes with the subject."""
+    fitting = [phrase for phrase in action.phrases if is_one(subject) or not SINGULAR_VERB.search(phrase)]
+    understood = [text for text in told(fitting, subject) if vocabulary.action_of(text) == action]
+    return understood or told(action.phrases, subject)
+
+
+def phrase_for(action: Action, subject: str, generator: random.Random) -> str:
+    """One sentence for `action`, whatever else the model knows."""
+    return generator.choice(readable(action, Vocabulary(actions=(action,)), subject))
+
+
+def told(phrases: Sequence[str], subject: str) -> list[str]:
+    return [as_sentence(phrase.replace("{subject}", subject)) for phrase in phrases]
+
+
+def is_one(subject: str) -> bool:
+    """Whether a subject is a single thing, judged by “and”, numbers, and the plural's s."""
+    last = subject.split()[-1].lower()
+    many = " and " in subject or re.match(rf"(?i)({NUMBERS})\b", subject)
+    return not many and not (last.endswith("s") and not last.endswith(("ss", "us", "is")))
 
 
 def parse_keywords(text: str) -> list[str]:
@@ -78,16 +140,15 @@ def parse_keywords(text: str) -> list[str]:
             "A few words are enough: a subject, a place, a mood.",
         )
     parts = [part.strip() for part in re.split(r"[,;\n]", text)]
-    return list(dict.fromkeys(clean_prompt(part) for part in parts if part and part.strip()))
+    return list(dict.fromkeys(clean_prompt(part) for part in parts if fold(part)))
 
 
 def subject_phrase(words: Sequence[str]) -> str:
-    """“the dog in the street” from [dog, street]; “the scene” from nothing."""
+    """“the dog and the street” from [dog, street]; “the scene” from nothing."""
     named = [" ".join(word.split()[:MAX_SUBJECT_WORDS]) for word in words[:2]]
     if not named:
         return "the scene"
-    first, *rest = [word if re.match(r"(?i)(a|an|the|my|our)\b", word) else f"the {word}" for word in named]
-    return f"{first} and {rest[0]}" if rest else first
+    return " and ".join(f"{word[0].lower()}{word[1:]}" if DETERMINER.match(word) else f"the {word}" for word in named)
 
 
 def in_cycle(actions: Sequence[Action]) -> list[Action]:
@@ -113,25 +174,28 @@ def before_picture(picture: Path) -> str:
     return "storm" if look.warmth <= 0.08 else "noon"
 
 
-def phrase_for(action: Action, subject: str, generator: random.Random) -> str:
-    text = generator.choice(action.phrases).replace("{subject}", subject)
-    return text[0].upper() + text[1:] + "."
+def as_sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 FREE_BEATS = (
-    "the camera slowly moves closer",
-    "a light wind moves through the picture",
-    "the light changes as clouds pass overhead",
-    "the camera glides to the side and reveals more of the place",
-    "the subject turns and looks around",
-    "evening light settles over everything",
-    "the camera pulls back to a wide view",
-    "small details in the foreground come to life",
+    "The camera slowly moves closer to {subject}",
+    "A light wind moves through the picture around {subject}",
+    "The light on {subject} changes as clouds pass overhead",
+    "The camera glides to the side and reveals more of the place around {subject}",
+    "Small natural movements bring {subject} to life",
+    "Evening light settles over {subject}",
+    "The camera pulls back to a wide view of {subject}",
+    "Details in the foreground come to life in front of {subject}",
+    "The camera rises and looks down on {subject}",
+    "Shadows lengthen behind {subject}",
+    "The camera circles slowly around {subject}",
+    "Soft haze drifts past {subject} in the distance",
 )
 STEADY_BEATS: dict[Kind, str] = {
-    "steady": "small natural movements, the camera holds still",
-    "speaking": "speaks to the camera, with natural lip movement, blinks and small movements of the head",
-    "dancing": "dances in place with the whole body in view, smooth and rhythmic, the camera holds still",
+    "steady": "A steady view of {subject}: small natural movements, the camera holds still, the light stays the same",
+    "speaking": "{subject}, speaking to the camera with natural lip movement, blinks and small movements of the head",
+    "dancing": "{subject}, dancing in place with the whole body in view, smooth and rhythmic; the camera holds still",
 }
 PACES = {"slow": "Slow, calm motion", "steady": "Natural motion", "lively": "Lively, energetic motion"}
 
@@ -141,10 +205,9 @@ def free_prompts(brief: Brief, subject: str, words: Sequence[str], generator: ra
     tone = brief.telling.tone
     moods = ([] if tone == "as the picture" else [tone]) + list(words[2:5])
     mood = f" Mood: {', '.join(moods)}." if moods else ""
-    named = f"{subject[0].upper()}{subject[1:]}"
-    tail = f"{PACES[brief.telling.pace]}, consistent light, cinematic detail.{mood}"
+    tail = f"{PACES[brief.telling.pace]}, cinematic detail.{mood}"
     if brief.kind != "stream":
-        return [f"{named}: {STEADY_BEATS[brief.kind]}. {tail}"]
+        return [f"{told([STEADY_BEATS[brief.kind]], subject)[0]} {tail}"]
     offset, first = generator.randrange(len(FREE_BEATS)), len(brief.so_far)
     beats = (FREE_BEATS[(offset + first + index) % len(FREE_BEATS)] for index in range(brief.count))
-    return [f"{named}: {beat}. {tail}" for beat in beats]
+    return [f"{sentence} {tail}" for sentence in told(list(beats), subject)]

@@ -1,10 +1,13 @@
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engine.config import load_preset
+from engine.domain import Telling
 from engine.errors import InputError
 from engine.story.drafter import Brief, draft
 from engine.story.template import TemplateDrafter
@@ -33,15 +36,89 @@ def test_every_prompt_is_within_the_vocabulary_without_repeats_in_a_row(picture,
     assert all("the dog and the street" in prompt for prompt in prompts)
 
 
-def test_random_pictures_always_give_known_moves(tmp_path):
-    generator = np.random.default_rng(0)
-    for number in range(100):
+def drawn(kind, generator):
+    """uint8 (64, 96, 3): one colour, noise, a gradient between two colours, or patches."""
+    one, other = generator.integers(0, 256, (2, 3))
+    if kind == "noise":
         level, spread = generator.uniform(0, 255), generator.uniform(0, 80)
-        pixels = generator.normal(level, spread, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        return generator.normal(level, spread, (64, 96, 3)).clip(0, 255).astype(np.uint8)
+    if kind == "patches":
+        return generator.integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    share = np.linspace(0, 1, 96)[None, :, None] if kind == "gradient" else np.zeros((1, 96, 1))
+    return np.broadcast_to(one * (1 - share) + other * share, (64, 96, 3)).astype(np.uint8)
+
+
+KEYWORDS = (
+    "",
+    "dog, street",
+    "two boats",
+    "lake, mountains, calm",
+    "harbour at night, fog",
+    "an old man",
+    "storm, rain",
+)
+
+
+def test_storylines_of_100_random_pictures_stay_within_what_the_pocket_knows(tmp_path):
+    pocket = vocabulary_of(load_preset("pocket"))
+    generator = np.random.default_rng(0)
+    kinds = ["one colour", "noise", "gradient", "patches"] * 25
+    starts = set()
+    for number, kind in enumerate(kinds):
         path = tmp_path / f"{number}.png"
-        Image.fromarray(pixels).save(path)
-        prompts = templates(path, "", 5, seed=number).prompts
-        assert all(VOCABULARY.action_of(prompt) for prompt in prompts)
+        Image.fromarray(drawn(kind, generator)).save(path)
+        about = {"vocabulary": pocket, "seed": number, "telling": Telling(pace=("slow", "steady")[number % 2])}
+        prompts = templates(path, KEYWORDS[number % len(KEYWORDS)], 12, **about).prompts
+        moves = [pocket.action_of(prompt) for prompt in prompts]
+        assert len(prompts) == 12 and all(moves), prompts
+        assert all(a.name != b.name for a, b in itertools.pairwise(moves)), prompts
+        assert prompts == templates(path, KEYWORDS[number % len(KEYWORDS)], 12, **about).prompts
+        assert prompts != templates(path, KEYWORDS[number % len(KEYWORDS)], 12, **about | {"seed": number + 1}).prompts
+        starts.add(moves[0].name)
+    assert len(starts) >= 4, "every story begins with the same move"
+
+
+def test_a_phrase_comes_again_only_when_all_of_its_move_were_used(picture):
+    pocket = vocabulary_of(load_preset("pocket"))
+    prompts = templates(picture, "castle", 40, vocabulary=pocket).prompts  # eight moves, five times each
+    assert len(set(prompts)) == 40
+
+
+@pytest.mark.parametrize(
+    ("keywords", "subject"),
+    [
+        ("dog, street", "the dog and the street"),
+        ("An old harbour", "an old harbour"),
+        ("Two children on a beach", "two children on a beach"),
+        ("street at night", "the street"),
+        ("foggy harbour in the rain", "the harbour"),
+        ("still life", "the still life"),
+        ("night", "the scene"),
+        ("", "the scene"),
+        ("my house, the garden, more", "my house and the garden"),
+    ],
+)
+def test_the_subject_reads_as_a_sentence_wants_it(picture, keywords, subject):
+    pocket = vocabulary_of(load_preset("pocket"))
+    for prompt in templates(picture, keywords, 16, vocabulary=pocket, seed=4).prompts:
+        assert subject in prompt or subject[0].upper() + subject[1:] in prompt
+
+
+@pytest.mark.parametrize("keywords", ["dog, street", "boats", "two old men"])
+def test_several_things_get_no_verb_of_a_single_one(picture, keywords):
+    pocket = vocabulary_of(load_preset("pocket"))
+    for pace in ("slow", "steady"):
+        prompts = templates(picture, keywords, 60, vocabulary=pocket, telling=Telling(pace=pace)).prompts
+        wrong = re.compile(r"(street|boats|men) (is|lies|disappears|becomes|grows|freezes|rests|waits|stays)\b")
+        assert not [prompt for prompt in prompts if wrong.search(prompt)]
+    assert any("becomes" in p or "lies" in p for p in templates(picture, "boat", 60, vocabulary=pocket).prompts)
+
+
+def test_the_slow_pace_rests_after_each_move(picture):
+    prompts = templates(picture, "cat", 6, telling=Telling(pace="slow")).prompts
+    assert [VOCABULARY.action_of(prompt).kind for prompt in prompts] == ["light", "stay"] * 3
+    more = templates(picture, "cat", 2, telling=Telling(pace="slow"), so_far=prompts[:5]).prompts
+    assert [VOCABULARY.action_of(prompt).kind for prompt in more] == ["stay", "light"]
 
 
 def test_a_storyline_is_deterministic_by_seed_and_continues_the_story(picture):
