@@ -8,6 +8,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import httpcore
 
@@ -42,6 +43,10 @@ class Web:
         self.resolved: list[str] = []
         self.deaf: set[str] = set()  # addresses that take no connection
         self.addresses: Callable[[str], Sequence[str]] = lambda host: [PUBLIC]
+
+    @cached_property
+    def _server(self) -> socketserver.ThreadingTCPServer:
+        """Started by the first connection: most tests are about there being none."""
         web = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -65,13 +70,18 @@ class Web:
             daemon_threads = True
             block_on_close = False
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True).start()
+        return server
+
+    @property
+    def port(self) -> int:
+        return self._server.server_address[1]
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        if "_server" in self.__dict__:
+            self._server.shutdown()
+            self._server.server_close()
 
     def fetcher(self, *hosts: str, deadline_s: float = 5.0, contact: str = "") -> Fetcher:
         return Fetcher(
