@@ -463,7 +463,9 @@ def print_plan(films: Sequence[dict]) -> None:
             line += film_["error"]
         else:
             line += f"{film_['clips']} clips, {film_['frames']} frames, {film_['seconds']:.1f} s; {film_['storyline']}"
-            line += f" ({film_['prompts']} prompts)" + (f"; {film_['takes']} clips are there" if film_["takes"] else "")
+            line += f" ({film_['prompts']} prompt{'s' if film_['prompts'] != 1 else ''})" + (
+                f"; {film_['takes']} clips are there" if film_["takes"] else ""
+            )
         sys.stdout.write(line + "\n")
     clips, seconds = (sum(film_.get(key, 0) for film_ in films) for key in ("clips", "seconds"))
     sys.stdout.write(f"{len(films)} films, {clips} clips, {seconds:.1f} s. Nothing was started.\n")

@@ -37,9 +37,11 @@ ALLOWED = {
     "tiers": {"project", "weights"},  # inside functions
     "film": {"backends", "media", "project"},
     "drafting": {"media", "models", "project", "story"},  # models inside a function, to look at the machine
+    "batch": {"backends", "drafting", "film", "media", "project", "story"},
     "doctor": {"backends", "story"},
     "cli": {
         "backends",
+        "batch",
         "drafting",
         "film",
         "media",

@@ -14,6 +14,7 @@ from engine.errors import BackendUnavailable, InputError, StorylineError
 from engine.story import exchange
 from engine.story.choose import Choice
 from engine.story.drafter import Brief
+from tests.loopback_llm import LoopbackLLM
 
 
 class ScriptedDrafter:
@@ -241,3 +242,17 @@ def test_templates_do_not_wait_for_the_model_stack(picture):
     words = ["draft", "--image", str(picture), "--clips", "2", "--drafter", "template"]
     code = f"import sys; from engine import cli; cli.main({words!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_folder_is_drafted_by_a_real_server_and_stops_with_it(draft, pictures, tmp_path):
+    with LoopbackLLM() as server:
+        who = ("--drafter", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "tiny")
+        code, out, err = draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out", *who)
+        assert (code, err) == (0, "")
+        assert out.startswith("# ") and "tiny" in out.splitlines()[0]
+        assert [len(prompts) for prompts in samples(tmp_path / "out").values()] == [3, 3]
+    Image.open(pictures / "A.webp").save(pictures / "c.png")
+    code, _, err = draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out", *who)
+    assert code == 2 and len(err.splitlines()) == 1 and "BackendUnavailable" in err
+    assert len(samples(tmp_path / "out")) == 2

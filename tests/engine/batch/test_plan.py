@@ -3,7 +3,7 @@
 import pytest
 
 from engine.batch.plan import difference, read_plan
-from engine.config import Config
+from engine.config import ASSETS, Config
 from engine.errors import ConfigError, InputError, StudioError
 
 BENCH = """\
@@ -30,6 +30,15 @@ def test_films_have_the_defaults_but_for_what_they_say(tmp_path):
     ]
     assert (third.clips, third.telling.tone, third.telling.pace) == (3, "drama", "slow")
     assert first.picture == tmp_path / "a.png" and second.keywords == "dog, street"
+
+
+@pytest.mark.parametrize("path", sorted((ASSETS / "bench").glob("plan-*.yaml")), ids=lambda path: path.stem)
+def test_the_plans_that_ship_are_the_benchmarks_at_full_size(path):
+    films = read_plan(path, Config(), preset="svi-1", random_weights=True)
+    assert {film.task for film in films} == {path.stem.removeprefix("plan-")}
+    assert {film.clips for film in films} == {10, 50}
+    assert all(film.picture.is_file() for film in films)
+    assert read_plan(path, Config())
 
 
 @pytest.mark.parametrize(
