@@ -412,7 +412,6 @@
 
   const apply = (state) => {
     if (state.view_only) for (const name of ["message", "announce"]) state[name] = state[name]?.replaceAll("Your film", "The film");
-    for (const clip of state.clips) { clip.remarks ??= []; clip.caption ??= ""; clip.caption_language ??= ""; }
     const ids = new Set(state.clips.map((clip) => clip.id));
     const orphans = outbox.filter((edit) => edit.parked && !ids.has(edit.clip_id));
     if (orphans.length) { outbox = outbox.filter((edit) => !orphans.includes(edit)); keep(); }

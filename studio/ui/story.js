@@ -23,7 +23,6 @@
 
     draw() {
       const offered = svi.setup.story, story = svi.state?.story ?? offered;
-      show(this.telling, !!offered);
       if (!offered) return;
       this.fill(offered);
       const told = { ...UNTOLD, ...svi.form.telling, ...svi.state?.story.telling, ...svi.waiting("set_settings") };
@@ -34,7 +33,7 @@
         field.setAttribute("aria-describedby", "telling-note");
       }
       const language = offered.languages.find(({ code }) => code === told.language);
-      const beside = told.language === "en" ? "" : `Each card is told in ${language?.name ?? told.language}; its prompt beside it stays English, which the film model reads.`;
+      const beside = told.language === "en" ? "" : `Each card is told in ${language?.name ?? told.language}. The English prompt under it is what the film model reads.`;
       text(this.note, story.can_tell ? beside : story.why_not);
       this.who(story);
     }
@@ -91,7 +90,7 @@
       show(this.tools, !view_only);
       show(this.idea, clips.length > 0);
       this.off(this.idea, this.why());
-      this.off(this.beat, this.why() || (state.film.segments.length ? "" : "There is no finished clip to go on from yet."));
+      this.off(this.beat, this.why() || (clips.at(-1)?.status === "done" ? "" : "The last clip is not rendered yet: there is no frame to go on from."));
       this.drawWriting(drafting, clips);
       this.drawProblem(story.problem);
       if (this.drafting && !drafting) this.ended();

@@ -166,7 +166,7 @@
       if (!clip?.id) return;
       const awaited = this.story.awaited(state, clip.index);
       const locked = state.view_only || !clip.editable || (!!awaited && document.activeElement !== card.prompt);
-      const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, awaited, state.view_only, state.project.fps, state.vocabulary?.length]);
+      const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, awaited, state.view_only, state.project.fps, state.vocabulary?.length, state.story.telling.language]);
       const { node } = card;
       if (signature === card.signature && !card.stalePrompt) return;
       card.signature = signature;
@@ -238,15 +238,17 @@
     // What the card says in the creator's own language, what is odd about its prompt, what it shall not show.
     told(card, clip, locked) {
       text(card.caption, clip.caption);
-      card.caption.lang = clip.caption_language;
+      card.caption.lang = svi.state.story.telling.language;
       show(card.caption, !!clip.caption);
       if (clip.caption) card.prompt.lang = "en"; else card.prompt.removeAttribute("lang");
-      const key = clip.remarks.join("\n");
+      const moves = svi.vocabulary().map((move) => move.name).join(", ");
+      const remarks = clip.remarks.filter((words) => !moves || !words.includes(moves));  // the hint says that already
+      const key = remarks.join("\n");
       if (key !== card.remarks.dataset.key) {
         card.remarks.dataset.key = key;
-        card.remarks.replaceChildren(...clip.remarks.map((words) => el("li", {}, icon("note"), el("span", {}, words))));
+        card.remarks.replaceChildren(...remarks.map((words) => el("li", {}, icon("note"), el("span", {}, words))));
       }
-      show(card.remarks, clip.remarks.length > 0);
+      show(card.remarks, remarks.length > 0);
       const waiting = svi.waiting("set_negative_prompt", clip.id);
       this.negative(card, (waiting ? waiting.negative_prompt : clip.negative_prompt) ?? "", locked);
     }

@@ -92,15 +92,23 @@ def problem_of(screen):
     return screen.page.locator("#story-problem")
 
 
+def place_of(card) -> list[float]:
+    """Left and top edge on the page, however far it is scrolled."""
+    return card.evaluate("(node) => { const { x, y } = node.getBoundingClientRect(); return [x, y + scrollY]; }")
+
+
 def test_cards_appear_one_by_one_are_edited_redrafted_from_the_fourth_and_filmed(story, endpoint, photo):
     endpoint.chunk_s = 0.02
     begin(story, photo, clips=6)
     expect(story.cards.first).to_be_visible()
     assert story.cards.count() < 3  # the first card is there before the third
+    place = place_of(story.card(0))
     expect(story.primary).to_have_text("Stop drafting")
     expect(story.page.locator(".card.writing")).to_contain_text("Writing")
     story.write(0, "The dog wakes in the street")  # while the rest is being written
     assert story.page.evaluate("document.body.dataset.phase") == "drafting"
+    expect(story.cards.nth(2)).to_be_visible()
+    assert place_of(story.card(0)) == place  # what is there stays where it is
     expect(story.cards).to_have_count(6)
     story.wait_phase("ready")
     expect(story.page.locator(".card.writing")).to_have_count(0)
@@ -187,6 +195,7 @@ def test_the_next_beat_is_drafted_from_the_last_frame_and_extend_films_it(story,
     story.page.locator("#next-beat").click()
     expect(story.cards).to_have_count(3)
     story.wait_phase("ready")  # drafted, not filmed
+    expect(story.page.locator("#next-beat")).to_have_attribute("aria-disabled", "true")
     sent = next(question.pictures[0] for question in endpoint.questions[asked:] if question.pictures)
     assert looks_like(sent, last_frame(storyteller, story, 1)) and not looks_like(sent, read(anchor))
     story.generate()
@@ -293,15 +302,24 @@ def choose_by_keys(page, item: str) -> None:
     raise AssertionError(f"no {item} in the menu")
 
 
-def test_what_a_hostile_model_writes_is_shown_as_text(story, endpoint, photo):
+def test_hostile_text_of_a_model_is_refused_and_that_of_a_file_is_shown_as_text(story, endpoint, photo, tmp_path):
+    page, code = story.page, "${Object.assign(window,{pwned:1})} <img src=x onerror=pwned=1>"
     endpoint.fault = "hostile text"
-    story.page.select_option("#language", "fr")
-    begin(story, photo, clips=2, keywords="dog ${Object.assign(window,{pwned:1})} <img src=x onerror=pwned=1>")
-    story.wait_phase("ready", "draft")
-    assert story.page.evaluate("window.pwned") is None
-    assert story.page.locator("#storyboard .card img[src=x], #storyboard .caption *").count() == 0
-    everything = "".join([*story.prompts(), *story.page.locator(".caption").all_inner_texts()])
-    assert "\u202e" not in everything and "\x07" not in everything
+    page.select_option("#language", "fr")
+    begin(story, photo, clips=2, keywords=f"dog {code}")
+    expect(problem_of(story)).to_contain_text("No card was written yet.")
+    clips = [{"prompt": f"A dog. {code} \u202egnp", "caption": f"Un chien. {code}", "negative_prompt": code}]
+    file = tmp_path / "story.json"
+    file.write_text(json.dumps({"clips": clips}))
+    with page.expect_file_chooser() as chooser:
+        tools(story, "Import a storyline")
+    chooser.value.set_files(file)
+    expect(story.prompt(0)).to_have_value(f"A dog. {code} gnp")  # the override of the direction is gone
+    expect(story.card(0).locator(".caption")).to_have_text(f"Un chien. {code}")
+    expect(story.card(0).get_by_label("Negative prompt")).to_have_value(code)
+    expect(page.locator("[data-at=title]")).to_have_value(re.compile(r"\$\{Object"))
+    assert page.locator("img[src=x]").count() == 0
+    assert page.evaluate("window.pwned") is None
 
 
 def test_the_endpoint_s_key_is_nowhere_a_visitor_can_look(story, endpoint, photo):
