@@ -214,3 +214,16 @@ def test_a_film_that_could_not_follow_its_storyline_is_asked_for_again(writing, 
     film.studio.actions.config = film.studio.actions.config.model_copy(update={"reserve_bytes": reserve})
     film.do("draft_again")
     assert len(film.until_phase("finished")["clips"]) == 3 and not drafting.under_way(film.id)
+
+
+def test_a_studio_that_closes_while_drafting_keeps_the_cards(writing, open_studio, new_film, told):
+    (told / "hold").write_text("3")
+    film = new_film(writing)
+    film.do("draft", keywords="a dog", length=9)
+    film.until(lambda s: len(s["clips"]) == 2)
+    writing.close()
+    again = open_studio("fast", start=False)
+    film.studio, film.client = again, new_film(again).client
+    film.token = again.tokens.give(film.id, "edit")
+    state = film.state()
+    assert len(state["clips"]) == 2 and state["phase"] == "ready" and not again.queue.busy(film.id)
