@@ -30,7 +30,6 @@ from engine.domain import (
     Tone,
     check_num_clips,
     check_seed,
-    clean_prompt,
     fold,
     new_id,
 )
@@ -52,6 +51,7 @@ from engine.project.files import write_atomically
 from engine.project.store import Store
 from engine.story import drafter, exchange
 from engine.story.choose import Choice
+from engine.story.exchange import WrittenClip, WrittenStoryline
 from engine.story.template import parse_keywords
 from engine.story.vocabulary import vocabulary_of
 from engine.variants import VARIANTS
@@ -210,27 +210,32 @@ def run_generate(args: argparse.Namespace, say) -> None:
 def start_project(folder: Path, preset: Preset, args: argparse.Namespace) -> Store:
     if args.image is None:
         raise InputError("A new film needs a picture.", "Add --image PICTURE.")
-    prompts = prompts_from(args)
-    if not prompts:
+    story = story_from(args)
+    if story is None:
         raise InputError(
             "A new film needs prompts.", "Add --prompts FILE or --prompt TEXT (or write one with “draft”)."
         )
     variant = args.variant or "film"
     row = preset.variant(variant)
-    count = check_num_clips(args.clips if args.clips is not None else len(prompts) * row.clips_per_prompt)
+    count = check_num_clips(args.clips if args.clips is not None else len(story.clips) * row.clips_per_prompt)
     if args.draft and preset.draft is None:
         raise InputError(f"The preset “{preset.name}” has no draft quality.", "Leave --draft out.")
-    return film.create(
+    store = film.create(
         folder,
         args.image,
         preset,
-        prompts=storyboard.spread(prompts, count, row),
         variant=variant,
+        idea=story.idea,
         seed=check_seed(args.seed) if args.seed is not None else 0,
         num_inference_steps=check_steps(args.steps),
         draft=args.draft,
         hd=args.hd,
     )
+    clips = storyboard.spread(story.clips, count, row)
+    store.edit(
+        lambda project: storyboard.append_beats(project, clips).model_copy(update={"storyline_source": story.source})
+    )
+    return store
 
 
 def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
@@ -240,14 +245,14 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say
         raise InputError(f"This project is a {project.variant}.", "Start another project for another variant.")
     if args.clips is not None:
         check_num_clips(args.clips)
-    prompts = prompts_from(args)
+    story = story_from(args)
     have = [clip.prompt for clip in project.clips]
     row = preset.variant(project.variant)
-    all_given = len(prompts) * row.clips_per_prompt
+    all_given = len(story.clips) * row.clips_per_prompt if story else 0
     count = max(args.clips or all_given or len(have), len(have))
-    wanted = storyboard.spread(prompts, count, row) if prompts else None
-    given = len(have) if args.clips or len(prompts) == 1 else all_given  # a longer film was extended meanwhile
-    differing = [i for i, (a, b) in enumerate(zip(wanted or [], have, strict=False)) if a != b and i < given]
+    wanted = storyboard.spread(story.clips, count, row) if story else []
+    given = len(have) if args.clips or (story and len(story.clips) == 1) else all_given  # it was extended meanwhile
+    differing = [i for i, (a, b) in enumerate(zip(wanted, have, strict=False)) if a.prompt != b and i < given]
     if differing:
         index = differing[0]
         raise InputError(
@@ -265,7 +270,7 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say
                 f"{flag} differs from what this project was made with, and would change every finished clip.",
                 "Leave it out to continue, or start another project.",
             )
-    more = beats_of(wanted[len(have) :]) if wanted else drafted(store, preset, count - len(have), say)
+    more = wanted[len(have) :] if story else drafted(store, preset, count - len(have), say)
     if more:
         store.edit(lambda p: storyboard.append_beats(p, more))
 
@@ -282,12 +287,12 @@ def run_extend(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     preset = preset_of(store.load(), args)
     count = check_num_clips(args.clips if args.clips is not None else 1)
-    prompts = prompts_from(args)
-    if prompts and args.clips is None:
-        count = len(prompts)
+    story = story_from(args)
+    if story and args.clips is None:
+        count = len(story.clips)
     check_num_clips(len(store.load().clips) + count)
-    more = [prompts[index % len(prompts)] for index in range(count)] if prompts else []
-    beats = beats_of(more) or drafted(store, preset, count, say)
+    given = [story.clips[index % len(story.clips)] for index in range(count)] if story else []
+    beats = given or drafted(store, preset, count, say)
     store.edit(lambda project: storyboard.append_beats(project, beats))
     finish(store, preset, args, say)
 
@@ -653,16 +658,13 @@ def preset_of(project: Project, args: argparse.Namespace) -> Preset:
     return preset
 
 
-def prompts_from(args: argparse.Namespace) -> list[str]:
+def story_from(args: argparse.Namespace) -> WrittenStoryline | None:
+    """What --prompts or --prompt says, if either was given."""
     if args.prompts and args.prompt:
         raise InputError("Give either --prompts FILE or --prompt TEXT, not both.")
     if args.prompts:
-        return list(exchange.read_file(args.prompts).prompts)
-    return [clean_prompt(args.prompt)] if args.prompt is not None else []
-
-
-def beats_of(prompts: Sequence[str]) -> list[Beat]:
-    return [Beat(prompt=prompt) for prompt in prompts]
+        return exchange.read_file(args.prompts)
+    return WrittenStoryline(clips=(WrittenClip(prompt=args.prompt),)) if args.prompt is not None else None
 
 
 def drafted(store: Store, preset: Preset, count: int, say) -> list[Beat]:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from engine.config import Config, Preset
-from engine.domain import MAX_SEED, Beat
+from engine.domain import MAX_SEED, Beat, fold
 from engine.errors import InputError, StorylineError, disk_errors_explained
 from engine.events import BeatDrafted, DrafterLoading, Event, ItemFailed, SampleStarted, StorylineDrafted
 from engine.media import image
@@ -173,4 +173,4 @@ def imported(picture: Path) -> Iterator[Path]:
 
 def listed(names: Sequence[str], most: int = 5) -> str:
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(fold(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")

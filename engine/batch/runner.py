@@ -9,6 +9,7 @@ go on.
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -132,6 +133,7 @@ class Batch:
         """Make the project of `task` where there is none. Returns whether its storyline is to be drafted."""
         story, folder = task.storyline(), self.folder(task)
         record = json.loads(json.dumps(task.record(story)))
+        self._forget_unbegun(folder, record)
         if (folder / "project.json").exists() or (folder / "project.previous.json").exists():
             self._refuse_changed(task, record)
         else:
@@ -147,14 +149,18 @@ class Batch:
         self._accept(task, story)
         return False
 
+    def _forget_unbegun(self, folder: Path, record: dict) -> None:
+        """Delete a film of another plan that has no storyline yet: nothing in it was made."""
+        before = read_record(folder)
+        if before is not None and before != record and not (folder / "project.previous.json").exists():
+            store = Store(folder)
+            if not store.project_file.exists() or not (store.load().clips or store.takes()):
+                shutil.rmtree(folder)
+
     def _refuse_changed(self, task: FilmTask, record: dict) -> None:
-        path = self.folder(task) / RECORD
-        try:
-            before = json.loads(path.read_bytes()) if path.stat().st_size < MAX_RECORD_BYTES else None
-        except (OSError, ValueError, RecursionError):
-            before = None
+        before = read_record(self.folder(task))
         left = f"It was left as it is. Give the film another name, or move films/{task.name}/ away."
-        if not isinstance(before, dict):
+        if before is None:
             raise InputError(f"films/{task.name}/ was not made by a batch.", left)
         if before != record:
             raise InputError(f"{task.name} was begun by another plan: {difference(before, record)}.", left)
@@ -303,9 +309,25 @@ class Batch:
 
     def _remove_leftovers(self) -> None:
         """Delete what a killed run left half-written. The lock is held, so nobody is writing it."""
-        for pattern in (".summary.*.tmp", "*.mp4.part*", f"films/*/.{RECORD}.*.tmp", "samples/*/*.part"):
+        for pattern in (
+            ".summary.*.tmp",
+            "*.mp4.part*",
+            f"films/*/.{RECORD}.*.tmp",
+            "films/*/.attempts.json.*.tmp",
+            "samples/*/*.part",
+        ):
             for leftover in self.out.glob(pattern):
                 leftover.unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict | None:
+    """What a batch wrote beside its film, None when there is nothing readable."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_bytes()) if path.stat().st_size < MAX_RECORD_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def config_for(task: FilmTask, config: Config) -> Config:

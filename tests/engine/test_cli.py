@@ -8,6 +8,7 @@ from PIL import Image
 
 from engine import backends, cli
 from engine.config import PRESETS
+from engine.project.store import Store
 from tests.fakes import ScriptedBackend
 
 
@@ -104,6 +105,23 @@ def test_draft_writes_a_file_that_generate_reads(run, tmp_path, picture):
     assert run("generate", "--image", picture, "--prompts", tmp_path / "s.txt", "--project", tmp_path / "p")[0] == 0
 
 
+@pytest.mark.parametrize("name", ["s.json", "s.md", "s.py"])
+def test_generate_reads_every_format_and_keeps_what_it_holds(run, tmp_path, picture, name):
+    text = {
+        "s.json": '{"source": "qwen", "clips": [{"prompt": "night", "caption": "Nacht", "negative_prompt": "rain"}]}',
+        "s.md": "1. night\n   > Nacht\n",
+        "s.py": 'prompts = ["night"]\n',
+    }
+    (tmp_path / name).write_text(text[name])
+    arguments = ("generate", "--image", picture, "--prompts", tmp_path / name, "--project", tmp_path / "film")
+    assert run(*arguments)[0] == 0
+    project = Store(tmp_path / "film").load()
+    (clip,) = project.clips
+    expected = {"s.json": ("Nacht", "rain", "qwen"), "s.md": ("Nacht", None, "user"), "s.py": ("", None, "user")}
+    assert (clip.caption, clip.negative_prompt, project.storyline_source) == expected[name]
+    assert run(*arguments)[0] == 0, "the same command continues the film"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -125,6 +143,8 @@ def test_draft_writes_a_file_that_generate_reads(run, tmp_path, picture):
         ["export", "--project", "missing", "--out", "f.mp4"],
         ["draft", "--image", "PICTURE", "--clips", "3", "--keywords", "k" * 10_000],
         ["bogus"],
+        ["batch", "missing.yaml"],
+        ["batch"],
         ["train", "missing.yaml"],
     ],
 )

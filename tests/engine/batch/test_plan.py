@@ -1,5 +1,7 @@
 """What a plan may say, and what it comes to."""
 
+import re
+
 import pytest
 
 from engine.batch.plan import difference, read_plan
@@ -59,6 +61,15 @@ def test_a_method_with_two_clips_a_prompt_is_drafted_half_as_many(tmp_path):
     (tmp_path / "two.yaml").write_text("title: T\nfamily: wan\nmodel: w\nvariants: {film: {method: svi-2.0}}\n")
     (film,) = tasks(tmp_path, "films: [{preset: two.yaml, picture: a.png, clips: 7}]")
     assert film.num_prompts == 4
+
+
+def test_the_plan_in_the_readme_is_valid(tmp_path, picture, preset):
+    (tmp_path / "photos").mkdir()
+    picture.rename(tmp_path / "photos" / "hill.png")
+    readme = (ASSETS.parent / "README.md").read_text(encoding="utf-8")
+    text = re.search(r"```yml\n(.*?)```", readme, re.S).group(1)
+    films = tasks(tmp_path, text, preset=str(tmp_path / "tiny.yaml"))
+    assert [film.name for film in films] == ["photo", "hill", "mine", "lighthouse"]
 
 
 def test_a_films_own_length_and_a_flag_take_precedence(tmp_path, preset):

@@ -135,6 +135,21 @@ def test_a_film_of_another_plan_is_refused_by_name_and_left_alone(batch, picture
     assert summary(tmp_path)["mine"]["clips_done"] == 2
 
 
+def test_a_film_that_has_no_storyline_yet_may_be_planned_anew(batch, pictures, tmp_path, monkeypatch):
+    class Nobody:
+        def beats(self, brief):
+            raise StorylineError("Nonsense.")
+            yield
+
+        def close(self): ...
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drafting, "open_drafter", lambda *_: Nobody())
+        assert batch("films: [{name: mine, picture: pictures/cat.png, clips: 2}]")[0] == 2
+    assert batch("films: [{name: mine, picture: pictures/dog.webp, clips: 1, keywords: dog}]")[0] == 0
+    assert summary(tmp_path)["mine"]["clips_done"] == 1
+
+
 def test_a_project_that_no_batch_made_is_left_alone(batch, pictures, store, tmp_path):
     (tmp_path / "out" / "films").mkdir(parents=True)
     shutil.copytree(store.folder, tmp_path / "out" / "films" / "mine")
