@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -147,26 +146,22 @@ class QwenWriter:
         )
 
     def _constrained(self, parts: Parts, ask: Ask) -> Iterator[str]:
-        matcher = grammar(ask.schema, parts.vocabulary)
+        if self._stop.is_set():
+            return
         decoder = codecs.getincrementaldecoder("utf-8")()  # a token may be a part of a character
-        with closing(tokens(parts, ask, matcher)) as generated:
-            while not self._stop.is_set():
-                token = next(generated, None)
-                if self._stop.is_set():
+        with closing(tokens(parts, ask)) as generated:
+            for number, token in enumerate(generated):
+                if self._stop.is_set():  # while the model computed
                     return
-                if token is None:
+                if number == ask.max_tokens:
                     raise StorylineError(
                         f"“{self.title}” did not finish its answer within {ask.max_tokens} tokens.",
                         "Try again with another seed, or draft fewer clips at a time.",
                     )
                 faults.hit("draft.token")
-                if not matcher.consume_token(token):
-                    raise StorylineError(f"“{self.title}” left the grammar of its answer.", matcher.get_error()[:200])
-                if token in parts.vocabulary.eos_tokens:
-                    return
                 if piece := decoder.decode(parts.vocabulary.decode_bytes([token])):
                     yield piece
-                if matcher.is_stopped():
+                if self._stop.is_set():  # while the piece was read
                     return
 
 
@@ -176,32 +171,44 @@ class QwenWriter:
 class Grammar(LogitsProcessor):
     """Rules out every token that does not continue an answer."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, schema: Mapping[str, object], vocabulary: LLTokenizer) -> None:
+        text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)
+        self._matcher = LLMatcher(vocabulary, text)
+        self._ends = vocabulary.eos_tokens
+        if self._matcher.is_error():
+            raise ValueError(f"no grammar can be made of this schema: {self._matcher.get_error()}")
+
+    @property
+    def is_complete(self) -> bool:
+        return self._matcher.is_stopped()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # (1, n), (1, vocabulary)
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         return scores.masked_fill(allowed.to(scores.device) == 0, float("-inf"))
 
+    def take(self, token: int) -> list[int]:
+        """Go on by a token that was allowed. Returns what it adds to the answer: itself, and all that must follow."""
+        self._matcher.consume_token(token)
+        if token in self._ends:
+            return []
+        forced = [] if self.is_complete else self._matcher.compute_ff_tokens()
+        self._matcher.consume_tokens(forced)
+        if self._matcher.is_error():
+            raise StorylineError("The model left the grammar of its answer.", self._matcher.get_error()[:200])
+        return [token, *forced]
 
-def grammar(schema: Mapping[str, object], vocabulary: LLTokenizer) -> LLMatcher:
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS))
-    if matcher.is_error():
-        raise ValueError(f"no grammar can be made of this schema: {matcher.get_error()}")
-    return matcher
 
-
-def tokens(parts: Parts, ask: Ask, matcher: LLMatcher) -> Generator[int]:
-    """At most `ask.max_tokens` tokens of an answer; each is computed when it is asked for."""
-    model = parts.model
-    generated = model.generate(
-        **prompt(parts, ask).to(model.device),
+def tokens(parts: Parts, ask: Ask) -> Generator[int]:
+    """The tokens of an answer; each is computed when it is asked for."""
+    grammar, device = Grammar(ask.schema, parts.vocabulary), parts.model.device
+    return parts.model.generate(
+        **prompt(parts, ask).to(device),
         max_new_tokens=ask.max_tokens,
-        logits_processor=LogitsProcessorList([Grammar(matcher)]),
+        logits_processor=LogitsProcessorList([grammar]),
         custom_generate=sample,
-        generator=torch.Generator(model.device).manual_seed(ask.seed),
+        grammar=grammar,
+        generator=torch.Generator(device).manual_seed(ask.seed),
     )
-    yield from islice(generated, ask.max_tokens)
 
 
 @torch.inference_mode()
@@ -212,24 +219,27 @@ def sample(
     stopping_criteria: object,
     generation_config: GenerationConfig,
     *,
+    grammar: Grammar,
     generator: torch.Generator,
     **state: object,
-) -> Iterator[int]:
+) -> Generator[int]:
     """The sampling loop of `generate` for one sequence, as a generator that draws from `generator` alone.
 
     transformers' own loop draws from the process's generator and runs ahead of whoever reads from its streamer. Here
-    the next pass begins when the next token is asked for. input_ids: (1, n).
+    the next pass begins when a token that needs it is asked for; what the grammar forces (keys, the subject that every
+    prompt repeats) goes through the model together with the token before it. input_ids: (1, n).
     """
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **state)
     while True:
         outputs = model(**inputs, return_dict=True)
-        state = model._update_model_kwargs_for_generation(outputs, state)
         scores = logits_processor(input_ids, outputs.logits[:, -1].float())
-        del inputs, outputs  # the logits of the first pass are large
-        token = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-        yield int(token)
-        input_ids = torch.cat([input_ids, token], dim=-1)
-        inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **state)
+        run = grammar.take(int(torch.multinomial(scores.softmax(-1), 1, generator=generator)))
+        yield from run
+        if grammar.is_complete:
+            return
+        state = model._update_model_kwargs_for_generation(outputs, state, num_new_tokens=len(run))
+        input_ids = torch.cat([input_ids, input_ids.new_tensor([run])], dim=-1)
+        inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=len(run), **state)
 
 
 def prompt(parts: Parts, ask: Ask) -> BatchFeature:

@@ -117,10 +117,15 @@ def test_the_schema_of_ten_long_prompts_is_ready_at_once(writer):
     schema = object_of(beats=list_of(10, object_of(prompt={"type": "string", "minLength": 80, "maxLength": 600})))
     vocabulary = writer._parts.vocabulary
     began = time.perf_counter()
-    matcher = qwen.grammar(schema, vocabulary)
+    grammar = qwen.Grammar(schema, vocabulary)
     assert time.perf_counter() - began < 1, "0.003 s when measured; a table of the vocabulary would take minutes"
-    most = json.dumps({"beats": [{"prompt": "x" * 600}] * 10}, separators=(",", ":"))
-    assert matcher.consume_tokens(vocabulary.tokenize_str(most)) and matcher.is_stopped() and not matcher.is_error()
+    rest = vocabulary.tokenize_str(json.dumps({"beats": [{"prompt": "x" * 600}] * 10}, separators=(",", ":")))
+    while rest:
+        assert not grammar.is_complete
+        run = grammar.take(rest[0])
+        assert rest[: len(run)] == run
+        rest = rest[len(run) :]
+    assert grammar.is_complete
 
 
 def test_the_seed_alone_decides_the_answer_and_other_draws_stay_as_they_were(writer, picture):
@@ -137,18 +142,26 @@ def test_the_seed_alone_decides_the_answer_and_other_draws_stay_as_they_were(wri
 
 
 def test_the_picture_and_the_words_reach_the_model(writer, picture):
-    assert len({answer(writer, question) for question in (ask(), ask(picture=picture), ask(text="cat"))}) == 3
+    seen = []
+    hook = writer.model.register_forward_hook(lambda *arguments: seen.append(arguments[-1].logits[0, -1]))
+    for question in (ask(), ask(text="cat"), ask(picture=picture)):
+        with closing(writer.write(question)) as stream:
+            next(stream)
+    hook.remove()
+    assert len(seen) == 3
+    assert all((seen[i] - seen[j]).abs().max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_pieces_come_one_by_one_and_split_no_character(writer, passes):
     pieces = []
-    with closing(writer.write(ask(SCHEMAS["any script"], seed=3))) as stream:
+    letters = {"type": "string", "pattern": "^[Ā-ɏ]{20}$"}  # two bytes each: no token of the tiny model has both
+    with closing(writer.write(ask(object_of(caption=letters)))) as stream:
         for piece in stream:
             pieces.append((piece, len(passes)))
     counts = [count for _, count in pieces]
-    assert counts == sorted(set(counts)) and counts[0] == 1, "a piece waited for a later one"
-    assert any(ord(character) > 0x7F for piece, _ in pieces for character in piece), "nothing here could be split"
-    assert not any("\ufffd" in piece for piece, _ in pieces)
+    assert counts == sorted(counts) and counts[0] == 1 and len(set(counts)) > 10, "a piece waited for a later one"
+    assert re.fullmatch("[Ā-ɏ]{20}", json.loads("".join(piece for piece, _ in pieces))["caption"])
+    assert len(passes) > 30, "no character came in two tokens"
 
 
 def test_the_answer_ends_with_the_token_that_completes_it(writer, passes):
@@ -161,6 +174,33 @@ def test_the_answer_ends_with_the_token_that_completes_it(writer, passes):
 def test_an_answer_that_is_cut_off_says_so(writer):
     with pytest.raises(StorylineError, match=r"“Tiny” did not finish its answer within 12 tokens"):
         answer(writer, ask(max_tokens=12))
+
+
+def test_what_the_grammar_forces_costs_no_pass_of_its_own(writer, passes):
+    long = "what every prompt repeats word for word, " * 5
+    fixed = {"type": "string", "enum": [f"{long}A", f"{long}B"]}
+    text = answer(writer, ask(object_of(first=fixed, second=fixed)))
+    assert len(passes) <= 6 and len(text) > 2 * len(long)
+
+
+def test_cached_passes_see_what_one_pass_over_the_whole_answer_sees(writer, picture):
+    """Positions and cache, with a picture before them and runs of forced tokens among them."""
+    question, seen = ask(SCHEMAS["beats"], picture=picture), []
+    hook = writer.model.register_forward_hook(
+        lambda _, args, kwargs, outputs: seen.append((kwargs["input_ids"][0], outputs.logits[0, -1])), with_kwargs=True
+    )
+    answer(writer, question)
+    hook.remove()
+    start = qwen.prompt(writer._parts, question)
+    written = torch.cat([ids for ids, _ in seen[1:]])
+    start["input_ids"] = torch.cat([start["input_ids"], written[None]], dim=1)
+    start["attention_mask"] = torch.ones_like(start["input_ids"])
+    start["mm_token_type_ids"] = torch.nn.functional.pad(start["mm_token_type_ids"], (0, len(written)))
+    with torch.inference_mode():
+        whole = writer.model(**start).logits[0]
+    at = torch.tensor([len(ids) for ids, _ in seen]).cumsum(0) - 1
+    assert max(len(ids) for ids, _ in seen[1:]) > 3, "nothing was forced"
+    torch.testing.assert_close(torch.stack([logits for _, logits in seen]), whole[at], atol=1e-3, rtol=1e-3)
 
 
 # ---- stops

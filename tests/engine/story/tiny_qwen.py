@@ -1,7 +1,7 @@
-"""A Qwen2.5-VL of 90,000 random weights, saved with the files that the published repositories have.
+"""A Qwen2.5-VL of 120,000 random weights, saved with the files that the published repositories have.
 
 The classes, the processor, the byte-level tokenizer and the chat template's turns are the real ones; merges are learnt
-here, so that random text is made of whole words and an answer takes few tokens.
+here, so that random text is made of words and an answer takes few tokens.
 """
 
 import json
@@ -35,10 +35,10 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+LIKELIER = 5.0  # logits: prompts then have 50 to 600 characters; at 0 all have 600
 TEXT = (
-    " a golden retriever walks slowly through the quiet street while morning light settles over everything and the "
-    "camera follows at a distance then clouds gather above the distant mountains and gentle rain begins to fall on "
-    "the cobblestones reflecting lanterns windows umbrellas passing strangers evening atmosphere cinematic detail"
+    "a golden dog walks slowly through the quiet street while morning light settles over everything and the camera "
+    "follows then clouds gather above distant mountains gentle rain begins to fall on windows umbrellas passing by"
 )
 
 
@@ -54,6 +54,7 @@ def build(folder: Path, *, seed: int = 0) -> Path:
             "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
+            "initializer_range": 0.2,  # at the usual 0.02 it says the same whatever it is asked
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
@@ -65,6 +66,7 @@ def build(folder: Path, *, seed: int = 0) -> Path:
             "num_heads": 4,
             "out_hidden_size": 32,
             "fullatt_block_indexes": [0],
+            "initializer_range": 0.2,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -75,6 +77,7 @@ def build(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
+    likelier(model, tokenizer.convert_tokens_to_ids(['"', "."]))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessor(min_pixels=3136, max_pixels=12_845_056).save_pretrained(folder)
@@ -85,14 +88,24 @@ def build(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+@torch.no_grad()
+def likelier(model: Qwen2_5_VLForConditionalGeneration, ids: list[int]) -> None:
+    """Raise the logits of the tokens with which a text ends, so that not every text runs to its bound."""
+    embeddings = model.get_input_embeddings().weight  # (vocabulary, hidden), of the output too
+    embeddings += 0.5  # a direction that all states of the model share …
+    state = model.model(input_ids=torch.arange(len(embeddings))[None]).last_hidden_state.mean((0, 1))
+    embeddings[ids] += LIKELIER * state / state.dot(state)  # … and these tokens answer to
+
+
 def tiny_tokenizer() -> Qwen2Tokenizer:
-    """Qwen's kind of tokenizer over all bytes, with the words of TEXT as whole tokens."""
+    """Qwen's kind of tokenizer over all bytes. Most of its tokens are the words of TEXT and pairs of them."""
+    words = TEXT.split()
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    learner.train_from_iterator([TEXT], trainer)
+    learner.train_from_iterator([f" {first} {second}" for first in words for second in words], trainer)
     learnt = json.loads(learner.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=learnt["vocab"],
