@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from engine import backends, drafting
-from engine.batch import runner
 from engine.domain import Beat
 from engine.errors import BackendUnavailable, GenerationError, StorylineError
 from engine.media import video
@@ -35,8 +34,11 @@ def segments(tmp_path):
 
 
 def test_a_plan_becomes_films_samples_and_a_summary(batch, pictures, opened, tmp_path):
-    code, _, err = batch(TWO)
+    code, events, err = batch(TWO)
     assert (code, err) == (0, "")
+    order = names(events)
+    assert order.count("storyline_drafted") == 2 and order.count("model_loading") == 1
+    assert "storyline_drafted" not in order[order.index("model_loading") :]
     assert len(opened) == 1 and opened[0].closed and len(opened[0].generated) == 4
     for name in ("cat", "dog"):
         assert video.probe(tmp_path / "out" / f"{name}.mp4").num_frames == 2 * 9 - 5
@@ -50,12 +52,6 @@ def test_a_plan_becomes_films_samples_and_a_summary(batch, pictures, opened, tmp
         assert (row["source"], row["film"], row["error"]) == ("template", f"{name}.mp4", "")
         assert row["drift"]["colour_shift"] > 0
     assert "2 of 2 films are finished" in (tmp_path / "out" / "summary.md").read_text()
-
-
-def test_all_storylines_are_written_before_a_model_is_loaded(batch, pictures):
-    order = names(batch(TWO)[1])
-    assert order.count("storyline_drafted") == 2 and order.count("model_loading") == 1
-    assert order.index("model_loading") > max(i for i, name in enumerate(order) if name == "storyline_drafted")
 
 
 def test_the_drafter_is_closed_before_a_model_is_loaded(batch, pictures, monkeypatch, opened):
@@ -122,9 +118,7 @@ def test_a_stopped_run_goes_on(batch, pictures, opened, tmp_path, monkeypatch):
     assert [row["state"] for row in summary(tmp_path).values()] == ["finished", "finished"]
 
 
-@pytest.mark.parametrize(
-    "change", ["clips: 3", "clips: 2, seed: 5", "clips: 2, task: consistent", "clips: 2, steps: 1"]
-)
+@pytest.mark.parametrize("change", ["clips: 3", "clips: 2, seed: 5"])
 def test_a_film_of_another_plan_is_refused_by_name_and_left_alone(batch, pictures, opened, tmp_path, change):
     batch("films: [{name: mine, picture: pictures/cat.png, clips: 2}]")
     before = segments(tmp_path)
@@ -174,18 +168,6 @@ def test_a_films_prompts_come_from_a_file_with_what_it_holds(batch, pictures, tm
     clips = Store(tmp_path / "out" / "films" / "cat").load().clips
     assert [(c.prompt, c.caption, c.negative_prompt) for c in clips] == [("a", "eins", "rain"), ("b", "", None)]
     assert summary(tmp_path)["cat"]["source"] == "user"
-
-
-def test_a_consistent_film_repeats_its_prompt_and_its_sample_has_it_once(batch, pictures, tmp_path):
-    assert batch("films: [{picture: pictures/cat.png, task: consistent, clips: 3}]")[0] == 0
-    project = Store(tmp_path / "out" / "films" / "cat").load()
-    assert (project.variant, len(project.clips), len({clip.prompt for clip in project.clips})) == ("shot", 3, 1)
-    assert len(exchange.read_file(tmp_path / "out" / "samples" / "cat" / "prompt.txt").prompts) == 1
-
-
-def test_a_shot_can_have_a_stream_of_prompts(batch, pictures, tmp_path):
-    assert batch("films: [{picture: pictures/cat.png, variant: shot, clips: 3}]")[0] == 0
-    assert len({clip.prompt for clip in Store(tmp_path / "out" / "films" / "cat").load().clips}) == 3
 
 
 def test_one_failure_is_noted_and_the_others_go_on(batch, pictures, tmp_path):
@@ -288,7 +270,15 @@ def test_the_terminal_gets_one_line_a_film(batch, pictures):
     assert "1 of 2  2 of 2 clips, 1.6 s of film, finished" in lines[-2]
 
 
-def test_the_record_lies_beside_the_project(batch, pictures, tmp_path):
-    batch(TWO)
-    record = json.loads((tmp_path / "out" / "films" / "cat" / runner.RECORD).read_text())
-    assert (record["clips"], record["keywords"]) == (2, "dog")
+def test_the_task_decides_the_prompts_and_the_variant_does_not(batch, pictures, tmp_path):
+    assert batch(
+        "films: [{name: still, picture: pictures/cat.png, task: consistent, clips: 3},"
+        " {name: moving, picture: pictures/cat.png, variant: shot, clips: 3}]"
+    )[0] == 0  # fmt: skip
+    prompts = {}
+    for name, different in (("still", 1), ("moving", 3)):
+        project = Store(tmp_path / "out" / "films" / name).load()
+        prompts[name] = [clip.prompt for clip in project.clips]
+        assert (project.variant, len(prompts[name]), len(set(prompts[name]))) == ("shot", 3, different)
+    sample = exchange.read_file(tmp_path / "out" / "samples" / "still" / "prompt.txt")
+    assert sample.prompts == (prompts["still"][0],)
