@@ -39,9 +39,9 @@ from engine.errors import (
     WeightsMissing,
 )
 from engine.media import image
-from engine.story.choose import QwenModel
+from engine.story.choose import WORKING_BYTES, QwenModel
 from engine.story.writer import Ask
-from engine.tiers import GIB, Machine, in_gb
+from engine.tiers import Machine, in_gb
 from engine.weights.header import BASE_HEADER_BYTES, TensorInfo, read_header
 
 ensure_torchvision()
@@ -67,9 +67,7 @@ TEMPERATURE, TOP_P, TOP_K, REPETITION_PENALTY = 0.7, 0.8, 20, 1.05
 MAX_PICTURE_TOKENS = 1280  # as the model cards of Qwen2.5-VL bound it; a token is 28 × 28 pixels there
 # No free blanks: a weak model spends all its tokens on them. No \n, \u0000 …: once read they are control characters.
 JSON_OPTIONS = {"whitespace_flexible": False, "json_allowed_escapes": '"\\'}
-WORKING_BYTES = 2 * GIB  # keys and values of 8,000 tokens in 7B (0.5 GB) and what a picture's pass takes: estimated
 MAX_CONFIG_BYTES = 1 << 20
-FLOATS = ("F32", "BF16", "F16")
 PACKAGES = {"awq": ("gptqmodel",), "gptq": ("gptqmodel", "optimum"), "bitsandbytes": ("bitsandbytes",)}
 LACK_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # as torch and cuBLAS say it
 SMALLER = "Close other programs, choose a smaller model or its -AWQ version, or draft with templates."
@@ -200,14 +198,14 @@ class Grammar(LogitsProcessor):
 
 def tokens(parts: Parts, ask: Ask) -> Generator[int]:
     """The tokens of an answer; each is computed when it is asked for."""
-    grammar, device = Grammar(ask.schema, parts.vocabulary), parts.model.device
+    grammar = Grammar(ask.schema, parts.vocabulary)
     return parts.model.generate(
-        **prompt(parts, ask).to(device),
+        **prompt(parts, ask).to(parts.model.device),
         max_new_tokens=ask.max_tokens,
         logits_processor=LogitsProcessorList([grammar]),
         custom_generate=sample,
         grammar=grammar,
-        generator=torch.Generator(device).manual_seed(ask.seed),
+        generator=torch.Generator().manual_seed(ask.seed),
     )
 
 
@@ -233,7 +231,13 @@ def sample(
     while True:
         outputs = model(**inputs, return_dict=True)
         scores = logits_processor(input_ids, outputs.logits[:, -1].float())
-        run = grammar.take(int(torch.multinomial(scores.softmax(-1), 1, generator=generator)))
+        probabilities = scores.softmax(-1).cpu()  # there a draw is the same whatever the device, and NaN does no harm
+        if probabilities.isnan().any():
+            raise StorylineError(
+                "The model's numbers overflowed: nothing can be drawn from them.",
+                "Its weights are damaged, or its precision does not suit this device: try bfloat16 or float32.",
+            )
+        run = grammar.take(int(torch.multinomial(probabilities, 1, generator=generator)))
         yield from run
         if grammar.is_complete:
             return
@@ -254,7 +258,7 @@ def prompt(parts: Parts, ask: Ask) -> BatchFeature:
         add_generation_prompt=True,
         return_dict=True,
         return_tensors="pt",
-        sanitize_control_tokens=True,  # <|im_end|> in a text is six letters and signs, not the end of a turn
+        sanitize_control_tokens=True,  # <|im_end|> in a text is letters and signs, not the end of a turn
     )
 
 

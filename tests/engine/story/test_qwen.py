@@ -203,6 +203,14 @@ def test_cached_passes_see_what_one_pass_over_the_whole_answer_sees(writer, pict
     torch.testing.assert_close(torch.stack([logits for _, logits in seen]), whole[at], atol=1e-3, rtol=1e-3)
 
 
+def test_a_model_whose_numbers_overflow_says_so(folder):
+    writer = QwenWriter(QwenModel(folder, "Copied", "float32"))
+    writer.model.get_input_embeddings().weight.data.fill_(float("nan"))
+    with pytest.raises(StorylineError, match="overflowed"):
+        answer(writer, ask())
+    writer.close()
+
+
 # ---- stops
 
 
@@ -414,6 +422,19 @@ def test_loading_and_writing_open_no_connection(folder, picture, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     writer = QwenWriter(QwenModel(folder, "Copied", "float32"))
     assert json.loads(answer(writer, ask(SCHEMAS["beats"], picture=picture)))
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["Qwen2VLConfig", "Qwen3VLConfig"])
+def test_other_generations_write_too(tmp_path, picture, kind):
+    import transformers
+
+    from tests.engine.story import tiny_qwen
+
+    folder = tiny_qwen.build(tmp_path / kind, getattr(transformers, kind))
+    writer = QwenWriter(QwenModel(folder, kind, "float32"))
+    assert type(writer.model).__name__ == kind.replace("Config", "ForConditionalGeneration")
+    assert fits("beats", json.loads(answer(writer, ask(SCHEMAS["beats"], picture=picture))))
     writer.close()
 
 

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of 120,000 random weights, saved with the files that the published repositories have.
+"""A Qwen2.5-VL (or another generation) of 120,000 random weights, saved with the files that published ones have.
 
 The classes, the processor, the byte-level tokenizer and the chat template's turns are the real ones; merges are learnt
 here, so that random text is made of words and an answer takes few tokens.
@@ -10,10 +10,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
     Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLConfig,
     Qwen2VLImageProcessor,
+    Qwen3VLConfig,
 )
 
 SPECIAL_TOKENS = (
@@ -42,11 +46,34 @@ TEXT = (
 )
 
 
-def build(folder: Path, *, seed: int = 0) -> Path:
-    """Save the model, its processor and its tokenizer in `folder`."""
+VISION = {
+    Qwen2VLConfig: {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2},
+    Qwen2_5_VLConfig: {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+        "initializer_range": 0.2,
+    },
+    Qwen3VLConfig: {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+        "deepstack_visual_indexes": [0],
+        "num_position_embeddings": 64,
+    },
+}
+
+
+def build(folder: Path, kind: type[PreTrainedConfig] = Qwen2_5_VLConfig, *, seed: int = 0) -> Path:
+    """Save a model of the generation that `kind` configures, its processor and its tokenizer in `folder`."""
     tokenizer = tiny_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
-    config = Qwen2_5_VLConfig(
+    config = kind(
         text_config={
             "vocab_size": len(tokenizer) + 8,  # the published models' is larger than their tokenizer's too
             "hidden_size": 32,
@@ -54,20 +81,13 @@ def build(folder: Path, *, seed: int = 0) -> Path:
             "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
+            "head_dim": 8,
             "initializer_range": 0.2,  # at the usual 0.02 it says the same whatever it is asked
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
         },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 4,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [0],
-            "initializer_range": 0.2,
-        },
+        vision_config=VISION[kind],
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -76,20 +96,21 @@ def build(folder: Path, *, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config)
     likelier(model, tokenizer.convert_tokens_to_ids(['"', "."]))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessor(min_pixels=3136, max_pixels=12_845_056).save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(patch_size=config.vision_config.patch_size, min_pixels=3136, max_pixels=12_845_056)
+    pictures.save_pretrained(folder)
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
-    preprocessor["processor_class"] = "Qwen2_5_VLProcessor"
+    preprocessor["processor_class"] = kind.__name__.replace("Config", "Processor")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     return folder
 
 
 @torch.no_grad()
-def likelier(model: Qwen2_5_VLForConditionalGeneration, ids: list[int]) -> None:
+def likelier(model: PreTrainedModel, ids: list[int]) -> None:
     """Raise the logits of the tokens with which a text ends, so that not every text runs to its bound."""
     embeddings = model.get_input_embeddings().weight  # (vocabulary, hidden), of the output too
     embeddings += 0.5  # a direction that all states of the model share …
