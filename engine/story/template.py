@@ -19,6 +19,7 @@ MAX_SUBJECT_WORDS = 8
 NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|some|many|several"
 DETERMINER = re.compile(rf"(?i)(a|an|the|this|that|my|our|your|his|her|their|{NUMBERS})\b")
 LINKING = {"a", "an", "and", "at", "by", "during", "in", "of", "on", "the", "under", "with"}  # left over around a move
+COLOUR = re.compile(r"(?i)\bgolden (?!hour|light|morning|sky|sun)(?=\w)")  # a golden retriever asks for no sunrise
 SINGULAR_VERB = re.compile(r"\{subject\} (?:is|\w+s)\b")  # “{subject} disappears” is wrong of two things
 # A day and a year, in the order in which they happen; moves that are not offered are skipped.
 CYCLE = ("sunrise", "noon", "autumn", "storm", "sunset", "night", "fog", "winter")
@@ -55,6 +56,7 @@ def split(words: Sequence[str], vocabulary: Vocabulary | None) -> tuple[list[Act
     """
     wanted, subjects = [], []
     for word in words:
+        word = COLOUR.sub("", word) if vocabulary else word  # the small model would make a sunrise of it all the same
         action = vocabulary.action_of(word) if vocabulary else None
         if vocabulary and action and (action.kind != "stay" or " " not in word):  # “still life” is a subject
             wanted.append(action)

@@ -160,3 +160,10 @@ def test_a_model_without_a_vocabulary_file_follows_free_text(preset):
     assert vocabulary_of(preset) is None
     (preset.path(preset.model) / "vocabulary.json").write_text(json.dumps({"actions": ACTIONS}))
     assert len(vocabulary_of(preset).actions) == 5
+
+
+@pytest.mark.parametrize(("keywords", "first"), [("golden retriever", False), ("golden hour", True), ("golden", True)])
+def test_a_golden_animal_asks_for_no_sunrise_and_golden_light_does(picture, keywords, first):
+    pocket = vocabulary_of(load_preset("pocket"))
+    prompt = templates(picture, f"{keywords}, fog", 1, vocabulary=pocket).prompts[0]
+    assert (pocket.action_of(prompt).name == "sunrise") is first and "golden retriever" not in prompt
