@@ -31,6 +31,10 @@ class ScriptedWriter:
         self._stopped = False
 
     def write(self, ask: Ask) -> Iterator[str]:
+        self._stream = self._pieces(ask)  # kept: who does not close it leaves it open
+        return self._stream
+
+    def _pieces(self, ask: Ask) -> Iterator[str]:
         assert not self.is_writing, "the answer before was not closed"
         self.asks.append(ask)
         self.is_writing, self._stopped = True, False
