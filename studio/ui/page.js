@@ -774,7 +774,8 @@
       if (refocus && button.isConnected) button.focus({ preventScroll: true });
     };
     const outside = (event) => { if (!list.contains(event.target) && !button.contains(event.target)) close(false); };
-    const away = () => close(false);
+    // The page was scrolled away under the menu; not the menu itself, nor a scroll that ended before it opened.
+    const away = () => { const { left, top } = button.getBoundingClientRect(); if (Math.hypot(left - box.left, top - box.top) > 2) close(false); };
     for (const item of items) {
       if (item === "line") { list.append(el("hr", { role: "separator" })); continue; }
       const node = item.href
