@@ -9,7 +9,7 @@ import random
 import re
 import threading
 import unicodedata
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from engine.domain import Beat, Source, clean_prompt
@@ -170,7 +170,7 @@ class _Draft:
         time = texts["time_of_day"]
         self.story = Story(
             scene=note(texts["scene"], 400),
-            subject=self._subject(texts["subject"]),
+            subject=self._same_subject(self._subject(texts["subject"])),
             place=note(texts["place"], 60),
             time_of_day=time if time in TIMES else "not visible",
             style=note(texts["style"], 100),
@@ -209,6 +209,16 @@ class _Draft:
         action = self.brief.vocabulary.action_of(prompt) if self.brief.vocabulary else None
         return action.name if action else None
 
+    def _same_subject(self, subject: str) -> str:
+        """`subject`, unless the prompts so far name theirs in other words: then those."""
+        so_far = self.brief.so_far
+        if not so_far or self._moves or subject.casefold() in so_far[-1].casefold():
+            return subject
+        opening = TRAILING.sub("", common_opening(so_far[-3:]))
+        if len(so_far) > 1 and re.fullmatch(f"[A-Z]{PHRASE}{{4,{max_subject(self.brief)}}}", opening):
+            return opening if len(opening.split()) > 1 else subject
+        return subject
+
     def _subject(self, text: str) -> str:
         """The subject as it can start every prompt; for a small model, without words that ask for a move."""
         subject = plain(text).rstrip(".")
@@ -220,6 +230,16 @@ class _Draft:
         if not re.fullmatch(f"[A-Z]{PHRASE}{{1,{max_subject(self.brief)}}}", subject):
             raise Unusable("names no subject that can be repeated")
         return subject
+
+
+def common_opening(prompts: Sequence[str]) -> str:
+    """The words that all prompts begin with."""
+    shared = []
+    for words in zip(*(prompt.split() for prompt in prompts), strict=False):
+        if len(set(words)) > 1:
+            break
+        shared.append(words[0])
+    return " ".join(shared)
 
 
 def plain(text: str) -> str:

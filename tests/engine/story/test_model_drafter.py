@@ -154,6 +154,14 @@ def test_the_next_beat_starts_from_the_last_frame_and_a_redraft_from_the_last_pr
     assert all(data_of(ask)["not_like_these"] == [f"{DOG} sleeps."] for ask in redrafted.asks)
 
 
+def test_a_story_goes_on_with_the_subject_that_its_prompts_name_whatever_the_model_calls_it():
+    so_far = tuple(f"A tall grey horse in a meadow {does}." for does in ("lies down", "sleeps", "runs off"))
+    for prompt in written(ScriptedWriter(), 3, so_far=so_far).prompts:
+        assert prompt.startswith("A tall grey horse in a meadow ")
+    for unlike in (("A dog sits.", "The sea is calm."), ("A dog sits.",)):
+        assert not written(ScriptedWriter(), 1, so_far=unlike).prompts[0].startswith("A dog sits")
+
+
 @pytest.mark.parametrize(
     ("kind", "said"), [("steady", "one long, steady shot"), ("speaking", "speaks"), ("dancing", "whole body")]
 )
