@@ -342,6 +342,7 @@ def problem(facts: Facts) -> dict[str, Any] | None:
     if draft is None:
         return None
     known = {drafter["source"]: drafter["title"] for drafter in facts.story.drafters}
+    known |= {"template": "templates"}  # in the middle of a sentence
     others = [{"label": f"Use {title} instead", "source": source} for source, title in known.items()]
     return {
         "message": draft.message,
