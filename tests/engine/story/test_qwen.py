@@ -48,6 +48,15 @@ SCHEMAS = {
 STORY = object_of(scene={"type": "string", "minLength": OPEN_END, "maxLength": OPEN_END})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_through():
+    """Every writer that closes collects garbage: not among all that the model stack imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def writer(qwen_folder):
     writer = QwenWriter(QwenModel(qwen_folder, "Tiny", "float32"))
