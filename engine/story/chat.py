@@ -40,12 +40,15 @@ def question(ask: Ask, model: str, *, knows_schemas: bool, without: Collection[s
     if ask.picture is not None:
         parts.insert(0, {"type": "image_url", "image_url": {"url": picture_address(ask.picture)}})
     schema = {"name": "storyline", "schema": ask.schema, "strict": True}
-    optional = {"max_tokens": ask.max_tokens, "seed": ask.seed}
+    optional = {
+        "response_format": {"type": "json_schema", "json_schema": schema} if knows_schemas else {"type": "json_object"},
+        "max_tokens": ask.max_tokens,
+        "seed": ask.seed,
+    }
     return {
         "model": model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": parts}],
         "stream": True,
-        "response_format": {"type": "json_schema", "json_schema": schema} if knows_schemas else {"type": "json_object"},
         **{name: value for name, value in optional.items() if name not in without},
     }
 

@@ -29,6 +29,7 @@ MAX_ANSWER_BYTES = 64_000_000  # on the wire: an event around a token takes some
 MAX_COMPLAINT_BYTES = 64_000  # read of an error's body, to see which field it names
 BUSY = (429, 500, 502, 503, 504)
 OPTIONAL = ("max_tokens", "seed")
+LEAST_SECRET = 12  # characters of a key that is looked for in answers: a shorter one may be a word of the story
 LEAVING_S = 2.0  # for the connection's closing when the caller has left
 SAFE = "Nothing is lost."
 TO_DO = "Draft again, or use templates."
@@ -113,6 +114,9 @@ class EndpointWriter:
         if self._knows_schemas and re.search("response_format|json_schema", complaint):
             self._knows_schemas = False
             return True
+        if "response_format" not in self._without and re.search("response_format|json_object", complaint):
+            self._without |= {"response_format"}
+            return True
         named = next((name for name in OPTIONAL if name in complaint and name not in self._without), None)
         self._without |= {named} if named else set()
         return named is not None
@@ -148,23 +152,27 @@ class EndpointWriter:
         """The answer's text in pieces, within its bounds."""
         loop = asyncio.get_running_loop()
         answer = Answer(streamed=response.headers.get("content-type", "").startswith("text/event-stream"))
-        secret, latest = self._key.get_secret_value(), ""
         async for data in response.aiter_raw():
             patience.reschedule(loop.time() + self._patience.between_s)
             heard.num_bytes += len(data)
-            text = answer.feed(data)
-            heard.num_characters += len(text)
-            if heard.num_bytes > MAX_ANSWER_BYTES or heard.num_characters > MAX_ANSWER_CHARACTERS:
-                raise _Failed(StorylineError(f"The answer of {self.title} does not end.", f"{SAFE} {TO_DO}"))
-            latest = (latest + text)[-len(secret) - len(text) :]
-            if secret and secret in latest:
-                raise _Failed(StorylineError(f"The answer of {self.title} repeats the endpoint's key.", OPERATOR))
-            if text:
+            if text := self._checked(answer.feed(data), heard):
                 yield text
             if answer.is_complete:
                 return
-        if text := answer.end():
+        if text := self._checked(answer.end(), heard):
             yield text
+
+    def _checked(self, text: str, heard: "_Heard") -> str:
+        """`text`, the next of an answer, when the answer keeps to its bounds and does not repeat the key."""
+        heard.num_characters += len(text)
+        if heard.num_bytes > MAX_ANSWER_BYTES or heard.num_characters > MAX_ANSWER_CHARACTERS:
+            raise _Failed(StorylineError(f"The answer of {self.title} does not end.", f"{SAFE} {TO_DO}"))
+        secret = self._key.get_secret_value()
+        latest = heard.latest + text
+        if len(secret) >= LEAST_SECRET and secret in latest:
+            raise _Failed(StorylineError(f"The answer of {self.title} repeats the endpoint's key.", OPERATOR))
+        heard.latest = latest[-len(secret) :] if secret else ""
+        return text
 
     async def _check(self, response: httpx.Response) -> None:
         """Go on with an answer only. What a server says about an error is never shown: it may repeat the key."""
@@ -241,10 +249,11 @@ def is_about_certificates(err: BaseException | None) -> bool:
 
 @dataclass
 class _Heard:
-    """What has come of one answer."""
+    """What has come of one answer. latest: the end of its text, as long as the key."""
 
     num_bytes: int = 0
     num_characters: int = 0
+    latest: str = ""
 
 
 class _Failed(Exception):

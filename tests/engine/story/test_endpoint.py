@@ -20,6 +20,7 @@ from engine.story.chat import LONGEST_SIDE
 from engine.story.drafter import Brief
 from engine.story.endpoint import EndpointWriter, Patience
 from engine.story.model_drafter import ModelDrafter
+from engine.story.reader import MAX_ANSWER_CHARACTERS
 from engine.story.schemas import english, list_of, object_of
 from engine.story.writer import Ask
 from tests.loopback_llm import FAULTS, MODEL, LoopbackLLM
@@ -59,7 +60,7 @@ ENDS: dict[str, tuple[type[StudioError], str] | str] = {
     "never closed": WHOLE,
     "not streamed": WHOLE,
     "no json_schema": WHOLE,
-    "no response_format": (BackendUnavailable, "does not take the question"),
+    "no response_format": WHOLE,
     "no max_tokens": WHOLE,
     "out of tokens": CUT_SHORT,
     "refusal": (StorylineError, "refused to write"),
@@ -76,8 +77,8 @@ ENDS: dict[str, tuple[type[StudioError], str] | str] = {
 }
 # Ways to lie that a draft gets over: by asking again, or because the lie is around the answer.
 HARMLESS = {
-    "none", "no done", "never closed", "not streamed", "no json_schema", "no max_tokens", "prose", "fence",
-    "duplicates",
+    "none", "no done", "never closed", "not streamed", "no json_schema", "no response_format", "no max_tokens",
+    "prose", "fence", "duplicates",
 }  # fmt: skip
 
 
@@ -321,6 +322,40 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_the_key_is_sent
         assert not server.requests
 
 
+class Says:
+    """A story whose every answer says the same, whatever is asked."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def answer(self, schema, text, *, change):
+        return {"beats": [{"prompt": self.words}]}
+
+
+@pytest.mark.parametrize("fault", ["none", "not streamed"])
+def test_the_key_is_in_no_text_however_the_answer_is_sent(server, fault):
+    server.fault, server.story = fault, Says(f"The dog says {KEY} and runs on.")
+    had = ""
+    with pytest.raises(StorylineError, match="repeats the endpoint's key"):
+        for piece in writer(server).write(asking()):
+            had += piece
+    assert KEY not in had
+
+
+@pytest.mark.parametrize("fault", ["none", "not streamed"])
+def test_an_answer_is_as_long_as_it_may_be_however_it_is_sent(server, fault):
+    server.chunk_characters = 65536
+    server.fault, server.story = fault, Says("x" * MAX_ANSWER_CHARACTERS)
+    with pytest.raises(StorylineError, match="does not end"):
+        text(writer(server))
+
+
+@pytest.mark.parametrize("key", ["key", "still", "ollama", "dog"])
+def test_a_key_that_is_a_word_keeps_no_story_from_being_told(server, key):
+    server.story = Says(f"The dog finds the {key} and stands still.")
+    assert key in text(writer(server, key=key))
+
+
 # ---- servers that know less
 
 
@@ -331,6 +366,15 @@ def test_a_server_without_json_schemas_gets_the_schema_in_words_from_then_on(ser
     kinds = [question.body["response_format"]["type"] for question in server.questions]
     assert kinds == ["json_schema", "json_object", "json_object"]
     assert json.dumps(SHAPE.schema) in server.questions[1].body["messages"][0]["content"]
+
+
+def test_a_server_that_knows_no_response_format_is_asked_without_it_from_then_on(server):
+    server.fault = "no response_format"
+    asks = writer(server)
+    assert len(prompts(text(asks))) == len(prompts(text(asks))) == 3
+    kinds = [question.body.get("response_format", {}).get("type") for question in server.questions]
+    assert kinds == ["json_schema", "json_object", None, None]
+    assert json.dumps(SHAPE.schema) in server.questions[-1].body["messages"][0]["content"]
 
 
 def test_a_server_that_cannot_hold_the_longest_answer_is_asked_without_that_limit(server):
