@@ -61,12 +61,16 @@ class ModelDrafter:
         self._stopped = threading.Event()
 
     def beats(self, brief: Brief) -> Iterator[Beat]:
-        self._stopped.clear()
+        """See `StorylineDrafter.beats`. An interruption counts from here on, be the first beat asked for or not."""
+        self._stopped = threading.Event()
+        return self._beats(brief, self._stopped)
+
+    def _beats(self, brief: Brief, stopped: threading.Event) -> Iterator[Beat]:
         parse_keywords(brief.keywords)
         if brief.kind != "stream" and brief.so_far:
             yield from [Beat(prompt=brief.so_far[0])] * brief.count
             return
-        with closing(self._written(_Draft(brief, self.limits))) as written:
+        with closing(self._written(_Draft(brief, self.limits), stopped)) as written:
             for beat in written:
                 yield from [beat] * (1 if brief.kind == "stream" else brief.count)
 
@@ -77,22 +81,24 @@ class ModelDrafter:
     def close(self) -> None:
         self.writer.close()
 
-    def _written(self, draft: "_Draft") -> Iterator[Beat]:
+    def _written(self, draft: "_Draft", stopped: threading.Event) -> Iterator[Beat]:
         """Question after question, until every beat is there or too many questions in a row brought nothing."""
         misses = 0
-        while not draft.is_done and not self._stopped.is_set():
+        while not draft.is_done and not stopped.is_set():
             before = draft.progress
-            problem = yield from self._answer(draft)
+            problem = yield from self._answer(draft, stopped)
             misses = 0 if draft.progress > before else misses + 1
-            if misses > MAX_MISSES and not self._stopped.is_set():
+            if misses > MAX_MISSES and not stopped.is_set():
                 raise self._useless(problem, draft.num_beats)
 
-    def _answer(self, draft: "_Draft") -> Generator[Beat, None, str]:
+    def _answer(self, draft: "_Draft", stopped: threading.Event) -> Generator[Beat, None, str]:
         """What one more question brings: the story when there is none, else beats. Returns what was wrong, if so."""
         ask, wanted = draft.next_ask()
         problem = "holds nothing that was asked for"
         try:
             with closing(self.writer.write(ask)) as pieces:
+                if stopped.is_set():  # the writer may have taken the interruption for one of the answer before
+                    return ""
                 if draft.story is None:
                     draft.begin(read_object(pieces, draft.story_keys))
                     return ""
@@ -105,7 +111,7 @@ class ModelDrafter:
                             continue
                         yield beat
                         wanted -= 1
-                        if not wanted or self._stopped.is_set():
+                        if not wanted or stopped.is_set():
                             break
         except (Unreadable, Unusable) as err:
             problem = str(err)
@@ -183,13 +189,14 @@ class _Draft:
         assert story is not None
         if set(item) != beat_shape(self.brief, story.subject, self.limits).keys:
             raise Unusable("has other keys than were asked for")
+        notes = {key: note(item[key], 90) for key in item if key not in ("prompt", "caption")}
         prompt = checked_prompt(item["prompt"], story.subject)
         if self._moves:
             prompt = self._with_move(prompt, item["move"], story)
         elif fingerprint(prompt) in self._known:
             raise Unusable("repeats an earlier prompt")
         self._known.add(fingerprint(prompt))
-        self.story = story.after(prompt, {key: note(item[key], 90) for key in item if key not in ("prompt", "caption")})
+        self.story = story.after(prompt, notes)
         return Beat(prompt=prompt, caption=checked_caption(item.get("caption", "")))
 
     def _with_move(self, prompt: str, name: str, story: Story) -> str:

@@ -104,8 +104,8 @@ class QwenWriter:
         """See `Writer.write`. The same question and seed give the same answer on the same device."""
         parts = self._open()
         self._end_answer()
-        self._stop.clear()
-        answer = self._pieces(parts, ask)
+        self._stop = threading.Event()
+        answer = self._pieces(parts, ask, self._stop)
         self._answer = weakref.ref(answer)
         return answer
 
@@ -114,7 +114,6 @@ class QwenWriter:
 
     def close(self) -> None:
         """Give the memory back; an answer that another thread is reading ends with its next token."""
-        self.interrupt()
         self._end_answer()
         if self._parts is not None:
             self._parts = None
@@ -126,14 +125,15 @@ class QwenWriter:
         return self._parts
 
     def _end_answer(self) -> None:
+        self.interrupt()
         answer = self._answer and self._answer()
         if answer is not None:
             with suppress(ValueError):  # it runs in another thread, which sees the stop
                 answer.close()
 
-    def _pieces(self, parts: Parts, ask: Ask) -> Generator[str]:
+    def _pieces(self, parts: Parts, ask: Ask, stop: threading.Event) -> Generator[str]:
         try:
-            yield from self._constrained(parts, ask)
+            yield from self._constrained(parts, ask, stop)
             return
         except (MemoryError, RuntimeError) as err:
             if not lacks_memory(err):
@@ -143,13 +143,13 @@ class QwenWriter:
             f"“{self.title}” ran out of memory while it wrote.", f"Beats that came before are kept. {SMALLER}"
         )
 
-    def _constrained(self, parts: Parts, ask: Ask) -> Iterator[str]:
-        if self._stop.is_set():
+    def _constrained(self, parts: Parts, ask: Ask, stop: threading.Event) -> Iterator[str]:
+        if stop.is_set():
             return
         decoder = codecs.getincrementaldecoder("utf-8")()  # a token may be a part of a character
         with closing(tokens(parts, ask)) as generated:
             for number, token in enumerate(generated):
-                if self._stop.is_set():  # while the model computed
+                if stop.is_set():  # while the model computed
                     return
                 if number == ask.max_tokens:
                     raise StorylineError(
@@ -159,7 +159,7 @@ class QwenWriter:
                 faults.hit("draft.token")
                 if piece := decoder.decode(parts.vocabulary.decode_bytes([token])):
                     yield piece
-                if self._stop.is_set():  # while the piece was read
+                if stop.is_set():  # while the piece was read
                     return
 
 

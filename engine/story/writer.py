@@ -26,7 +26,8 @@ class Writer(Protocol):
     title: str  # of the model, for people
 
     def write(self, ask: Ask) -> Iterator[str]:
-        """The answer's text in pieces, as they come. Closing the iterator stops the model within one token.
+        """The answer's text in pieces, as they come. Closing the iterator stops the model within one token; an
+        interruption counts from the return of this call on, be a piece asked for or not.
 
         Raises `BackendUnavailable`, `StorylineError` or `OutOfMemory`. A local writer guarantees the schema; an
         endpoint may lie, so the reader checks.

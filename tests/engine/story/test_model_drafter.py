@@ -273,6 +273,26 @@ def test_a_prompt_that_was_there_before_is_not_taken_again():
     assert prompts.count(f"{DOG} barks twice.") == 1
 
 
+@pytest.mark.parametrize("key", ["action", "time_of_day"])
+def test_a_beat_whose_notes_were_refused_may_be_told_again(pocket, key):
+    def change(beats):
+        beats[0]["prompt"] = f"{DOG} barks twice in thick fog."
+        return beats
+
+    def refused(beats):
+        change(beats)[0][key] = "\u202e"
+        return beats
+
+    vocabulary = pocket if key == "time_of_day" else None
+    for_moves = (lambda beats: [beat | {"move": "fog"} for beat in beats]) if vocabulary else list
+    first = [lambda beats: for_moves(refused(beats)), lambda beats: for_moves(change(beats))]
+    numbers = iter([0, 1])
+
+    writer = spoiled(lambda beats: first[next(numbers)](beats), only=lambda number: number in (1, 2))
+    prompts = written(writer, 1, vocabulary=vocabulary).prompts
+    assert prompts == (f"{DOG} barks twice in thick fog.",) and len(writer.asks) == 3
+
+
 def test_too_many_items_are_cut_and_too_few_are_made_up_for():
     generous = spoiled(lambda beats: beats + [dict(beats[0], prompt=f"{DOG} number {i} jumps.") for i in range(99)])
     assert len(written(generous, 12).beats) == 12 and len(generous.asks) == 3
@@ -364,6 +384,31 @@ def test_an_interruption_ends_the_draft_within_one_piece_and_nothing_more_is_ask
     assert list(beats) == []
     assert writer.pieces_written <= written_before + 1 and len(writer.asks) == 2 and not writer.is_writing
     assert len(list(drafter.beats(Brief(PICTURE, 3)))) == 3
+
+
+def test_an_interruption_before_the_first_beat_is_asked_for_is_not_forgotten():
+    writer = ScriptedWriter()
+    drafter = ModelDrafter("qwen", writer)
+    beats = drafter.beats(Brief(PICTURE, 3))
+    drafter.interrupt()
+    assert list(beats) == [] and not writer.asks
+    assert len(list(drafter.beats(Brief(PICTURE, 3)))) == 3
+
+
+@pytest.mark.parametrize("question", [0, 1])
+def test_an_interruption_while_a_question_is_handed_over_is_not_forgotten(question):
+    class Interrupted(ScriptedWriter):
+        handed_over = 0
+
+        def write(self, ask):
+            if self.handed_over == question:
+                drafter.interrupt()  # this writer forgets it: its next answer begins now
+            self.handed_over += 1
+            return super().write(ask)
+
+    writer = Interrupted()
+    drafter = ModelDrafter("qwen", writer)
+    assert list(drafter.beats(Brief(PICTURE, 3))) == [] and len(writer.asks) == question
 
 
 def test_closing_the_draft_closes_the_answer():

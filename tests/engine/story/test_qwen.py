@@ -273,6 +273,23 @@ def test_a_question_ends_the_answer_before_it(writer, passes):
     assert list(abandoned) == [] and len(passes) == count
 
 
+def test_a_question_ends_an_answer_that_another_thread_is_reading(writer, passes):
+    abandoned = writer.write(ask())
+    reader = threading.Thread(target=lambda: list(abandoned))
+
+    def in_the_second_pass(*_):
+        if threading.current_thread() is reader and len(passes) == 2:
+            writer.write(ask())
+
+    hook = writer.model.register_forward_hook(in_the_second_pass)
+    try:
+        reader.start()
+        reader.join(10)
+    finally:
+        hook.remove()
+    assert not reader.is_alive() and len(passes) == 2
+
+
 def test_writing_starts_no_thread(writer):
     before = threading.enumerate()
     stream = writer.write(ask())
