@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from engine.domain import (
+    MAX_CLIPS,
+    MAX_NEGATIVE_PROMPT_CHARACTERS,
     MAX_PROMPT_CHARACTERS,
     Beat,
     Clip,
@@ -13,12 +15,16 @@ from engine.domain import (
     check_num_clips,
     check_seed,
     clean_prompt,
+    new_id,
 )
 from engine.errors import InputError
 from engine.variants import Variant
 
 Scope = Literal["this_and_after", "only_this"]
 Said = TypeVar("Said")
+# Of the longest storyboard as JSON in UTF-8: a letter has up to 4 bytes in prompts and captions, and 6 in what may hold
+# control characters (“\\u0007”). 500: keys, indents, id, seed and pinned take of a clip; 100,000: all that is no clip.
+MAX_STORYBOARD_BYTES = MAX_CLIPS * (4 * 2 * MAX_PROMPT_CHARACTERS + 6 * MAX_NEGATIVE_PROMPT_CHARACTERS + 500) + 100_000
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)]*(?=\s)|[。！？][」』”]*")
 WORD_END = re.compile(r"\S(?=\s)")
 WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]$")  # Japanese and Chinese: sentences end in 。 and no space follows
@@ -61,6 +67,44 @@ def spread(said: Sequence[Said], count: int, row: Variant) -> list[Said]:
     return [said[index // row.clips_per_prompt % len(said)] for index in range(count)]
 
 
+def prompts_so_far(project: Project) -> tuple[str, ...]:
+    """The film's prompts in order, those that several clips in a row have once."""
+    prompts = [clip.prompt for clip in project.clips]
+    return tuple(prompt for index, prompt in enumerate(prompts) if index == 0 or prompt != prompts[index - 1])
+
+
+def clips_left(project: Project, row: Variant) -> int:
+    """How many more clips the last prompt of the film is to have, as the method wants it: MAX_CLIPS for a variant with
+    one prompt, 0 where the last prompt has had all of its clips."""
+    if not project.clips:
+        return 0
+    if row.prompt_policy == "one":
+        return MAX_CLIPS
+    last = project.clips[-1].prompt
+    had = next((n for n, clip in enumerate(reversed(project.clips)) if clip.prompt != last), len(project.clips))
+    return -had % row.clips_per_prompt
+
+
+def beats_needed(project: Project, count: int, row: Variant) -> int:
+    """How many beats `count` more clips of the film want; none where its last prompt is to go on for so long."""
+    new = max(0, count - clips_left(project, row))
+    return min(new, 1) if row.prompt_policy == "one" else -(-new // row.clips_per_prompt)
+
+
+def continue_with(project: Project, beats: Sequence[Beat], count: int, row: Variant) -> Project:
+    """The film with up to `count` more clips: its last prompt for as long as it is to go on, then each beat.
+
+    `beats_needed` beats fill all of `count`; fewer may be given, one after another.
+    """
+    old = min(count, clips_left(project, row))
+    said = project.clips[-1].model_dump(exclude={"id", "seed", "draft", "pinned_take"}) if old else {}
+    clips = [Clip(**said) for _ in range(old)]
+    each = MAX_CLIPS if row.prompt_policy == "one" else row.clips_per_prompt
+    for beat in beats:
+        clips += [Clip(**beat.model_dump()) for _ in range(min(each, count - len(clips)))]
+    return with_clips(project, [*project.clips, *clips])
+
+
 def append(project: Project, prompts: Sequence[str]) -> Project:
     """Extend the storyboard by one clip per prompt."""
     return append_beats(project, [Beat(prompt=prompt) for prompt in prompts])
@@ -79,8 +123,10 @@ def insert(project: Project, prompt: str, after: str | None) -> Project:
 
 
 def duplicate(project: Project, clip_id: str) -> Project:
-    source = project.clips[project.clip_index(clip_id)]
-    return insert(project, source.prompt, after=clip_id)
+    """The clip again after itself, without its takes and seed: equal noise twice in a row adds up its artefacts."""
+    index = project.clip_index(clip_id) + 1
+    again = project.clips[index - 1].model_copy(update={"id": new_id(), "seed": None, "pinned_take": None})
+    return with_clips(project, [*project.clips[:index], again, *project.clips[index:]])
 
 
 def merge(project: Project, clip_id: str) -> Project:
@@ -194,10 +240,9 @@ def regenerate(
     jump; `this_and_after` unpins them, so they are made again from the new take.
     """
     index = project.clip_index(clip_id)
-    changes: dict[str, object] = {"seed": check_seed(seed), "pinned_take": None}
     if prompt is not None:
-        changes["prompt"] = clean_prompt(prompt)
-    project = replace_clip(project, clip_id, **changes)
+        project = set_prompt(project, clip_id, prompt)
+    project = replace_clip(project, clip_id, seed=check_seed(seed), pinned_take=None)
     later = [
         clip.model_copy(update={"pinned_take": shown.get(clip.id) if scope == "only_this" else None})
         for clip in project.clips[index + 1 :]

@@ -3,6 +3,7 @@ import pytest
 from engine import storyboard
 from engine.domain import Beat, Clip, Inputs, Project, Resolution, Storyline
 from engine.errors import InputError
+from engine.variants import FILM, SHOT, SVI_2
 
 
 @pytest.fixture
@@ -56,6 +57,65 @@ def test_a_redraft_keeps_the_identity_of_slots(project):
         project, Storyline(beats=(Beat(prompt="one"), Beat(prompt="other")), source="template")
     )
     assert [clip.id for clip in redrafted.clips] == [clip.id for clip in project.clips[:2]]
+
+
+def test_a_duplicate_says_all_that_the_clip_says_and_has_takes_of_its_own(project):
+    story = Storyline(beats=(Beat(prompt="one", caption="eins"),), source="user")
+    project = storyboard.accept_storyline(project, story, ["people"])
+    clip = project.clips[0].model_copy(update={"draft": True, "seed": 7, "pinned_take": "0" * 64})
+    _, again = storyboard.duplicate(storyboard.with_clips(project, [clip]), clip.id).clips
+    assert (again.prompt, again.caption, again.negative_prompt, again.draft) == ("one", "eins", "people", True)
+    assert (again.seed, again.pinned_take) == (None, None) and again.id != clip.id
+
+
+@pytest.mark.parametrize(("prompt", "caption"), [("other", ""), ("one", "eins"), (None, "eins")])
+def test_another_take_of_another_prompt_loses_the_caption_of_the_old_one(project, prompt, caption):
+    story = Storyline(beats=(Beat(prompt="one", caption="eins"),), source="user")
+    project = storyboard.accept_storyline(project, story)
+    again = storyboard.regenerate(
+        project, project.clips[0].id, seed=7, shown={}, scope="this_and_after", prompt=prompt
+    ).clips[0]
+    assert (again.prompt, again.caption, again.seed) == (prompt or "one", caption, 7)
+
+
+# ---- more clips
+
+
+@pytest.mark.parametrize(
+    ("row", "have", "count", "beats", "after"),
+    [
+        (FILM, "", 3, 3, "123"),
+        (FILM, "ab", 2, 2, "ab12"),
+        (SVI_2, "", 5, 3, "11223"),
+        (SVI_2, "aabb", 3, 2, "aabb112"),
+        (SVI_2, "aab", 1, 0, "aabb"),
+        (SVI_2, "aab", 4, 2, "aabb112"),
+        (SVI_2, "aaxbb", 2, 1, "aaxbb11"),  # a clip was put in: the pairs after it are none the less whole
+        (SHOT, "", 3, 1, "111"),
+        (SHOT, "aa", 2, 0, "aaaa"),
+    ],
+)
+def test_each_beat_has_as_many_clips_as_the_method_wants(project, row, have, count, beats, after):
+    film = storyboard.append(storyboard.with_clips(project, []), have)
+    assert storyboard.beats_needed(film, count, row) == beats
+    coming = [Beat(prompt=str(number + 1), caption=f"{number}") for number in range(beats)]
+    assert "".join(prompts(storyboard.continue_with(film, coming, count, row))) == after
+    one_by_one = film
+    for batch in [[], *([beat] for beat in coming)]:
+        left = len(have) + count - len(one_by_one.clips)
+        one_by_one = storyboard.continue_with(one_by_one, batch, left, row)
+    assert "".join(prompts(one_by_one)) == after
+
+
+def test_the_second_clip_of_a_prompt_says_all_that_the_first_does(project):
+    clip = Clip(prompt="a", caption="eins", negative_prompt="rain", seed=7, draft=True)
+    first, second = storyboard.continue_with(storyboard.with_clips(project, [clip]), [], 1, SVI_2).clips
+    assert second == Clip(id=second.id, prompt="a", caption="eins", negative_prompt="rain") and second.id != first.id
+
+
+def test_prompts_that_several_clips_have_are_told_once(project):
+    film = storyboard.append(storyboard.with_clips(project, []), "aabba")
+    assert storyboard.prompts_so_far(film) == ("a", "b", "a")
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**6, 1.5, True])
