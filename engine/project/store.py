@@ -30,9 +30,9 @@ from engine.project import takes
 from engine.project.files import write_atomically
 from engine.project.locks import locked
 from engine.project.migrations import migrate
+from engine.storyboard import MAX_STORYBOARD_BYTES
 
 log = logging.getLogger(__name__)
-MAX_PROJECT_BYTES = 8_000_000
 EDIT_WAIT_S = 5.0
 
 
@@ -87,8 +87,9 @@ class Store:
             if after == before:
                 return before
             after = Project.model_validate(after.model_copy(update={"rev": before.rev + 1}).model_dump())
+            data = as_bytes(after)
             write_atomically(self.previous_file, self.project_file.read_bytes(), point="project.previous")
-            self._write(after)
+            write_atomically(self.project_file, data, point="project")
             return after
 
     def restore_previous(self) -> Project:
@@ -162,14 +163,25 @@ class Store:
             write_atomically(self.folder / "attempts.json", json.dumps(attempts).encode(), point="attempts")
 
     def _write(self, project: Project) -> None:
-        write_atomically(self.project_file, project.model_dump_json(indent=1).encode(), point="project")
+        write_atomically(self.project_file, as_bytes(project), point="project")
+
+
+def as_bytes(project: Project) -> bytes:
+    """What project.json holds. Raises `InputError` when it is more than `read_project` takes."""
+    data = project.model_dump_json(indent=1).encode()
+    if len(data) > MAX_STORYBOARD_BYTES:
+        raise InputError(
+            f"The project would have {len(data) / 1e6:.1f} MB; up to {MAX_STORYBOARD_BYTES / 1e6:.1f} are allowed.",
+            "It was left as it was. Shorten the storyline.",
+        )
+    return data
 
 
 def read_project(path: Path) -> Project:
     """The project in the file `path`, migrated to the current schema in memory."""
     keep = "It was left as it is. project.previous.json holds the last good version, if there is one."
     try:
-        if path.stat().st_size > MAX_PROJECT_BYTES:
+        if path.stat().st_size > MAX_STORYBOARD_BYTES:
             raise ProjectCorrupt(f"{path.name} is too large to be a project.", keep)
         return Project.model_validate(migrate(json.loads(path.read_bytes())))
     except FileNotFoundError as err:

@@ -29,8 +29,8 @@ from engine.domain import (
     without_controls,
 )
 from engine.errors import InputError
+from engine.storyboard import MAX_STORYBOARD_BYTES
 
-MAX_FILE_BYTES = 8_000_000  # as much as a project may have
 Format = Literal["txt", "json", "upstream", "markdown"]
 FORMATS: dict[str, Format] = {
     ".txt": "txt", ".json": "json", ".py": "upstream", ".md": "markdown", ".markdown": "markdown"
@@ -84,7 +84,7 @@ def written(story: Project | Storyline) -> WrittenStoryline:
 def read_file(path: Path) -> WrittenStoryline:
     """The storyline in the file `path`. Raises `InputError` naming the file and what is wrong."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.stat().st_size > MAX_STORYBOARD_BYTES:
             raise too_large(path.name)
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as err:
@@ -99,7 +99,7 @@ def read(text: str, name: str) -> WrittenStoryline:
 
     Control characters are removed and spaces folded. Everything else that is wrong raises `InputError`.
     """
-    if len(text) > MAX_FILE_BYTES:
+    if len(text) > MAX_STORYBOARD_BYTES:
         raise too_large(name)
     text = text.removeprefix("\ufeff")
     readers = {"txt": read_lines, "json": read_json, "upstream": read_upstream, "markdown": read_markdown}
@@ -115,7 +115,7 @@ def read(text: str, name: str) -> WrittenStoryline:
 
 
 def too_large(name: str) -> InputError:
-    return InputError(f"{name} is too large for a prompt file (up to {MAX_FILE_BYTES // 1_000_000} MB).")
+    return InputError(f"{name} is too large for a prompt file (up to {MAX_STORYBOARD_BYTES // 1_000_000} MB).")
 
 
 def format_of(text: str, name: str) -> Format:

@@ -6,8 +6,15 @@ import sys
 import pytest
 
 from engine import faults, film, storyboard
-from engine.domain import SCHEMA_VERSION
-from engine.errors import DiskFull, ProjectCorrupt, ProjectLocked, ProjectNotFound, ProjectTooNew
+from engine.domain import (
+    MAX_CLIPS,
+    MAX_NEGATIVE_PROMPT_CHARACTERS,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SEED,
+    SCHEMA_VERSION,
+    Clip,
+)
+from engine.errors import DiskFull, InputError, ProjectCorrupt, ProjectLocked, ProjectNotFound, ProjectTooNew
 from engine.project.migrations import migrate
 from engine.project.store import Store
 from tests.fakes import ScriptedBackend
@@ -109,6 +116,34 @@ def test_any_failed_write_of_an_edit_leaves_the_project_loadable(store, action):
         if not fault.fired:
             break
     assert n > 5
+
+
+@pytest.mark.parametrize(
+    ("letter", "control"),
+    [("𠮷", "\x07"), ("字", "字")],
+    ids=["as many bytes as there can be", "Chinese"],
+)
+def test_a_project_at_every_limit_can_be_read_again(store, letter, control):
+    clip = Clip(
+        prompt=letter * MAX_PROMPT_CHARACTERS,
+        caption=letter * MAX_PROMPT_CHARACTERS,
+        negative_prompt=control * MAX_NEGATIVE_PROMPT_CHARACTERS,
+        seed=MAX_SEED,
+        draft=False,
+        pinned_take="f" * 64,
+    )
+    clips = [clip.model_copy(update={"id": f"{index:026}"}) for index in range(MAX_CLIPS)]
+    store.edit(lambda p: storyboard.with_clips(p, clips).model_copy(update={"idea": control * 2000}))
+    assert store.project_file.stat().st_size > 11_000_000
+    assert store.load().clips == tuple(clips)
+
+
+def test_a_project_that_could_not_be_read_again_is_not_written(store):
+    before = store.project_file.read_bytes()
+    inputs = store.load().inputs.model_copy(update={"original_name": "x" * storyboard.MAX_STORYBOARD_BYTES})
+    with pytest.raises(InputError, match=r"up to 20\.6 are allowed\. It was left as it was"):
+        store.edit(lambda p: p.model_copy(update={"inputs": inputs}))
+    assert store.project_file.read_bytes() == before and not store.previous_file.exists()
 
 
 def test_history_is_kept_in_events(store, preset):

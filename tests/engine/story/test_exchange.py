@@ -195,7 +195,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, content):
 
 def test_a_large_or_missing_file_and_an_unknown_suffix_are_refused(tmp_path):
     with (tmp_path / "large.txt").open("wb") as stream:
-        stream.truncate(exchange.MAX_FILE_BYTES + 1)
+        stream.truncate(exchange.MAX_STORYBOARD_BYTES + 1)
     for name, words in (("large.txt", "too large"), ("missing.txt", "no prompt file"), (".", "could not be read")):
         with pytest.raises(InputError, match=words):
             read_file(tmp_path / name)
