@@ -80,7 +80,7 @@ def brief_for(
     return Brief(
         picture,
         count,
-        keywords=project.idea,
+        keywords=shortened(project.idea),
         kind=KINDS[project.variant],
         telling=project.telling,
         so_far=so_far,
@@ -89,6 +89,18 @@ def brief_for(
         seed=seed,
         vocabulary=vocabulary_of(preset),
     )
+
+
+def shortened(idea: str) -> str:
+    """As much of an idea as keywords may have, up to a comma or the end of a word: imported ones may be longer."""
+    if len(idea) <= MAX_KEYWORDS_CHARACTERS:
+        return idea
+    room = idea[: MAX_KEYWORDS_CHARACTERS + 1]
+    comma = max(room.rfind(mark) for mark in ",;\n，、；。")
+    if comma > MAX_KEYWORDS_CHARACTERS // 2:
+        return room[:comma].rstrip()
+    words = room[:-1] if room[-1].isspace() else room.rpartition(" ")[0]
+    return words.rstrip() or room[:-1]
 
 
 def draft(drafter: StorylineDrafter, brief: Brief) -> Storyline:
