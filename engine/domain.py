@@ -30,8 +30,9 @@ MAX_SEED = 2**31 - 1
 SEED_STRIDE = 42  # upstream seeds clip i with 42·i: equal noise in every clip accumulates artefacts (DevLog)
 ID_PATTERN = re.compile(r"^[a-z0-9]{26}$")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-# Control characters other than tab and newline, and the bidirectional overrides that make text read as something else.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff]")
+# Control characters of C0 and C1 other than tab and newline, and the bidirectional overrides that make text read as
+# something else.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 def new_id() -> str:
@@ -113,7 +114,7 @@ LANGUAGES = {
 }  # fmt: skip
 Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
 Prompt = Annotated[str, AfterValidator(clean_prompt)]
-Caption = Annotated[str, AfterValidator(lambda text: clean_prompt(text) if text.strip() else "")]
+Caption = Annotated[str, AfterValidator(lambda text: clean_prompt(text) if fold(text) else "")]
 NegativePrompt = Annotated[str, Field(max_length=MAX_NEGATIVE_PROMPT_CHARACTERS)]
 WebAddress = Annotated[str, Field(pattern=r"^https://[^\s\x00-\x1f<>\"]+$", max_length=1000)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 ENGLISH = "[A-Za-z0-9 ,.;:'!?-]"
 PHRASE = "[A-Za-z0-9 ,'-]"  # nothing that means something in a pattern: a phrase can be the literal start of one
-ANY_SCRIPT = r'[^"\\<>{}\x00-\x1F\x7F]'
+ANY_SCRIPT = r'[^"\\<>{}\x00-\x1F\x7F-\x9F]'
 INDENTATION = 24  # blanks and line ends that a server may put around a key or an item
 
 

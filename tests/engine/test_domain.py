@@ -2,7 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain import ID_PATTERN, MAX_PROMPT_CHARACTERS, Clip, Resolution, clean_prompt, nearest_resolution, new_id
+from engine.domain import (
+    ID_PATTERN,
+    MAX_PROMPT_CHARACTERS,
+    Beat,
+    Clip,
+    Resolution,
+    clean_prompt,
+    nearest_resolution,
+    new_id,
+)
 from engine.errors import InputError, StudioError
 
 
@@ -19,6 +28,16 @@ def test_hostile_looking_prompts_are_kept_as_text(text):
 
 def test_direction_overrides_are_removed():
     assert clean_prompt("night\u202e falls\u2066 now") == "night falls now"
+
+
+def test_control_characters_of_either_set_are_removed():
+    assert clean_prompt("night\x1b[31m falls\x07 now") == "night [31m falls now"
+    assert clean_prompt("night\x9b31m falls\x85\x80now") == "night 31m falls now"
+
+
+@pytest.mark.parametrize("caption", ["", " \n", "\x00\x07", "\x9b\u202e \ufeff"])
+def test_a_caption_of_nothing_to_read_is_an_empty_one(caption):
+    assert Beat(prompt="night falls", caption=caption).caption == ""
 
 
 @given(st.text(max_size=2000))
