@@ -206,11 +206,12 @@ class _Draft:
         if name == self._last_move and len(self._moves) > 1:
             raise Unusable("repeats the move before")
         self._last_move = name
-        if self._move_of(prompt) == name:
+        vocabulary = self.brief.vocabulary
+        if vocabulary is None or self._move_of(prompt) == name:
             return prompt
         subject = story.subject[0].lower() + story.subject[1:]
         generator = random.Random(f"{self.brief.seed}/{len(self.brief.so_far)}/{self.num_beats}")
-        return phrase_for(self._moves[name], subject, generator)
+        return phrase_for(self._moves[name], vocabulary, subject, generator)
 
     def _move_of(self, prompt: str) -> str | None:
         action = self.brief.vocabulary.action_of(prompt) if self.brief.vocabulary else None

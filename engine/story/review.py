@@ -114,9 +114,8 @@ def too_long(prompts: Sequence[str], count_tokens: Callable[[str], int], max_tok
 
 def unknown_moves(prompts: Sequence[str], vocabulary: Vocabulary) -> Iterable[Remark]:
     names = ", ".join(action.name for action in vocabulary.actions)
-    known = {word for action in vocabulary.actions for word in action.keywords}
     for index, prompt in enumerate(prompts):
-        if not known.intersection(re.findall(r"[a-z]+", prompt.lower())):
+        if vocabulary.action_of(prompt) is None:
             yield Remark(index, "move", f"The film model here knows no move in this prompt. It knows {names}.")
 
 

@@ -7,6 +7,7 @@ is in the picture, writes English only, and says so.
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 from engine.domain import Beat, Source, clean_prompt, fold
@@ -118,9 +119,8 @@ def readable(action: Action, vocabulary: Vocabulary, subject: str) -> list[str]:
     return understood or told(action.phrases, subject)
 
 
-def phrase_for(action: Action, subject: str, generator: random.Random) -> str:
-    """One sentence for `action`, whatever else the model knows."""
-    return generator.choice(readable(action, Vocabulary(actions=(action,)), subject))
+def phrase_for(action: Action, vocabulary: Vocabulary, subject: str, generator: random.Random) -> str:
+    return generator.choice(readable(action, vocabulary, subject))
 
 
 def told(phrases: Sequence[str], subject: str) -> list[str]:
@@ -180,19 +180,44 @@ def as_sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-FREE_BEATS = (
-    "The camera slowly moves closer to {subject}",
-    "A light wind moves through the picture around {subject}",
-    "The light on {subject} changes as clouds pass overhead",
-    "The camera glides to the side and reveals more of the place around {subject}",
+# A free prompt is one of each: what happens, what the camera does, what the light does. Their numbers have no common
+# divisor, so that they meet in 13 · 11 · 7 = 1,001 ways, no two alike; no time of day, which could only jump.
+EVENTS = (
     "Small natural movements bring {subject} to life",
-    "Evening light settles over {subject}",
-    "The camera pulls back to a wide view of {subject}",
-    "Details in the foreground come to life in front of {subject}",
-    "The camera rises and looks down on {subject}",
-    "Shadows lengthen behind {subject}",
-    "The camera circles slowly around {subject}",
+    "A light wind moves through the picture around {subject}",
     "Soft haze drifts past {subject} in the distance",
+    "Details in the foreground come to life in front of {subject}",
+    "Shadows wander across {subject}",
+    "Fine dust floats in the air around {subject}",
+    "The background shifts gently behind {subject}",
+    "Everything near {subject} sways a little",
+    "Something stirs at the edge of the picture beside {subject}",
+    "Light and shade pass over {subject}",
+    "A stillness spreads around {subject}, then movement returns",
+    "Reflections play over {subject}",
+    "A breath of air touches {subject}",
+)
+CAMERAS = (
+    "the camera moves closer",
+    "the camera glides to the side and reveals more of the place",
+    "the camera holds still",
+    "the camera pulls back to a wide view",
+    "the camera rises and looks down",
+    "the camera circles to the left",
+    "the camera sinks to a low view",
+    "the camera follows with a small turn to the right",
+    "the focus wanders from the front to the back",
+    "the camera tilts up",
+    "the camera drifts freely, as if held by hand",
+)
+LIGHTS = (
+    "The light stays soft and even.",
+    "The light grows a little warmer.",
+    "The shadows soften.",
+    "The light turns slightly cooler.",
+    "Bright spots shimmer here and there.",
+    "The contrast grows stronger.",
+    "The colours become deeper.",
 )
 STEADY_BEATS: dict[Kind, str] = {
     "steady": "A steady view of {subject}: small natural movements, the camera holds still, the light stays the same",
@@ -210,6 +235,16 @@ def free_prompts(brief: Brief, subject: str, words: Sequence[str], generator: ra
     tail = f"{PACES[brief.telling.pace]}, cinematic detail.{mood}"
     if brief.kind != "stream":
         return [f"{told([STEADY_BEATS[brief.kind]], subject)[0]} {tail}"]
-    offset, first = generator.randrange(len(FREE_BEATS)), len(brief.so_far)
-    beats = (FREE_BEATS[(offset + first + index) % len(FREE_BEATS)] for index in range(brief.count))
-    return [f"{sentence} {tail}" for sentence in told(list(beats), subject)]
+    ways = free_cycle(subject, tail)
+    goes_on = bool(brief.so_far) and brief.so_far[-1] in ways
+    start = ways.index(brief.so_far[-1]) + 1 if goes_on else generator.randrange(len(ways))
+    told_before = {*brief.so_far, *brief.other_than}
+    fresh = [prompt for prompt in ways[start:] + ways[:start] if prompt not in told_before] or ways
+    return [fresh[index % len(fresh)] for index in range(brief.count)]
+
+
+def free_cycle(subject: str, tail: str) -> list[str]:
+    """Every meeting of an event, a camera and a light, in an order in which each of them takes turns."""
+    count = len(EVENTS) * len(CAMERAS) * len(LIGHTS)
+    meetings = islice(zip(cycle(EVENTS), cycle(CAMERAS), cycle(LIGHTS), strict=False), count)
+    return [f"{told([f'{event}, and {camera}'], subject)[0]} {light} {tail}" for event, camera, light in meetings]

@@ -242,11 +242,12 @@ def test_signs_and_control_characters_are_made_plain():
         beats[0]["prompt"] = f"{DOG}\u202e walks past the “café” — its owner’s —\x07 and\n looks up…"
         beats[0]["caption"] = "Le\u202e chien\x00 passe."
         beats[1]["caption"] = "<img onerror=1>"
+        beats[2]["caption"] = "Le chien\x9b passe."
         return beats
 
-    beats = written(spoiled(change), 2, telling=Telling(language="fr")).beats
+    beats = written(spoiled(change), 3, telling=Telling(language="fr")).beats
     assert beats[0].prompt == f"{DOG} walks past the 'cafe' - its owner's - and looks up..."
-    assert [beat.caption for beat in beats] == ["", ""]
+    assert [beat.caption for beat in beats] == ["", "", ""]
 
 
 @pytest.mark.parametrize("key", ["prompt", "action", "time_of_day"])

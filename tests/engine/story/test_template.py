@@ -1,5 +1,6 @@
 import itertools
 import json
+import random
 import re
 
 import numpy as np
@@ -10,9 +11,12 @@ from engine.config import load_preset
 from engine.domain import Telling
 from engine.errors import InputError
 from engine.story.drafter import Brief, draft
-from engine.story.template import TemplateDrafter
+from engine.story.review import review
+from engine.story.template import TemplateDrafter, phrase_for
 from engine.story.vocabulary import Vocabulary, vocabulary_of
 
+TONES = ("as the picture", "drama", "comedy", "science fiction")
+PACES = ("slow", "steady", "lively")
 ACTIONS = [
     {"name": "stay", "kind": "stay", "phrases": ["{subject} stays still"], "keywords": ["stay", "still"]},
     {"name": "night", "kind": "light", "phrases": ["Night falls over {subject}"], "keywords": ["night"]},
@@ -139,6 +143,33 @@ def test_a_shot_has_one_prompt(picture):
     prompts = templates(picture, "cat", 3, kind="steady").prompts
     assert len(set(prompts)) == 1
     assert set(templates(picture, "cat", 2, kind="steady", so_far=prompts).prompts) == set(prompts)
+
+
+@pytest.mark.parametrize("keywords", KEYWORDS)
+def test_fifty_free_prompts_are_fifty_and_no_two_say_nearly_the_same(picture, keywords):
+    subjects = ("dog", "boats", "man", "lake", "harbour", "scene", "storm")
+    for seed in range(4):
+        about = {"vocabulary": None, "seed": seed, "telling": Telling(tone=TONES[seed], pace=PACES[seed % 3])}
+        prompts = templates(picture, keywords, 50, **about).prompts
+        assert len(set(prompts)) == 50 and review(prompts) == ()
+        assert all(any(subject in prompt for subject in subjects) for prompt in prompts)
+        assert prompts == templates(picture, keywords, 50, **about).prompts
+        first = prompts[:20]
+        more = templates(picture, keywords, 30, **about | {"seed": seed + 9}, so_far=first).prompts
+        assert more == prompts[20:], "a story goes on as if it had never stopped"
+        other = templates(picture, keywords, 30, **about, so_far=first, other_than=more).prompts
+        assert not set(other) & {*first, *more} and len(set(other)) == 30
+
+
+def test_the_longest_film_has_no_free_prompt_twice(picture):
+    assert len(set(templates(picture, "dog", 1000, vocabulary=None).prompts)) == 1000
+
+
+def test_a_phrase_for_a_move_asks_for_that_move_alone():
+    pocket = vocabulary_of(load_preset("pocket"))
+    for action, seed in itertools.product(pocket.actions, range(60)):
+        prompt = phrase_for(action, pocket, "a small brown dog", random.Random(seed))
+        assert pocket.action_of(prompt) == action, prompt
 
 
 def test_a_free_model_gets_free_prompts(picture):
