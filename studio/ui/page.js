@@ -528,7 +528,7 @@
     }
     const job = state?.job;
     const place = job?.state === "queued" && job.place ? `${job.place} before yours` : "";
-    text(at.work, place || { loading: "Loading the model", generating: "Rendering", drafting: "Writing the storyline" }[state?.phase] || "");
+    text(at.work, place || { loading: "Loading the model", generating: "Rendering", drafting: "Drafting" }[state?.phase] || "");
     show(at.work, !!at.work.textContent);
     drawCredit(state?.project.credit);
     show(at.newFilm, !!svi.id);
@@ -605,10 +605,11 @@
     else text(at.size, setup.sizes?.hd ? `${sizes.join(", ")}: whichever is nearest to your picture. It cannot be changed later.` : "");
   };
 
-  // Offers to take back what removed something; Ctrl+Z takes back every other edit as well.
-  let undoTimer = null;
-  svi.offerUndo = (words) => {
+  // Offers to take back the edit `id`, which removed something; Ctrl+Z takes back every other edit as well.
+  let undoTimer = null, undoId = "";
+  svi.offerUndo = (words, id) => {
     const at = svi.elements;
+    undoId = id;
     clearTimeout(undoTimer);
     text(at.toastText, words);
     show(at.toast, true);
@@ -668,7 +669,7 @@
 
   const draft = () => during("Drafting…", async () => {
     const replaced = svi.state?.clips.length ?? 0;
-    svi.parts.storyboard?.story.expect(replaced ? `A new storyline replaced ${replaced} clip${replaced === 1 ? "" : "s"}.` : "");
+    svi.parts.storyboard?.story.expect(replaced ? { words: "A new storyline replaced the earlier one.", label: "Draft storyline" } : null);
     const done = await svi.act("draft", { keywords: svi.form.keywords ?? "", length: svi.form.length === "" || svi.form.length == null ? null : Number(svi.form.length) });
     if (done) svi.tab("story");
     await svi.parts.storyboard?.story.asked(done);
@@ -909,7 +910,7 @@
       for (const name of ["title", "titleField", "saved", "work", "newFilm", "share", "download", "credit", "banner", "announcer", "toast", "toastText"]) at[name] = find(name);
       at.exportButton = element.querySelector("#export");
       at.exportLabel = find("exportLabel");
-      find("undo").addEventListener("click", () => { show(at.toast, false); svi.act("undo"); });
+      find("undo").addEventListener("click", () => { show(at.toast, false); svi.act("undo", { id: undoId }); });
       document.body.append(at.toast);
       at.title.addEventListener("input", () => svi.edit("set_settings", { title: at.title.value }));
       at.title.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === "Escape") at.title.blur(); });

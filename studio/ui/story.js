@@ -6,10 +6,12 @@
   const { svi } = window;
   const { el, icon, text, show } = svi;
   const TELLING = ["tone", "pace", "language"], UNTOLD = { tone: "as the picture", pace: "steady", language: "en" };
-  const MAX_FILE_BYTES = 400_000;  // more than the largest storyline there can be, less than a request may hold
+  const MAX_FILE_BYTES = 900_000;  // more than the largest storyline there can be, less than a request may hold
   const FORMATS = [["txt", "Text", "one prompt a line"], ["md", "Markdown", "to read and print"], ["json", "JSON", "everything, to open here again"], ["py", "prompt.txt", "for the paper’s own scripts"]];
   const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
   const cards = (count) => `${count} card${count === 1 ? "" : "s"}`;
+  // Which of tone, pace and language mean something to the drafter, and else why not.
+  const usable = ({ fields, can_tell, why_not }) => fields ?? Object.fromEntries(TELLING.map((name) => [name, { enabled: can_tell, why_not }]));
 
   // ---- in the setup: how it is told, and by whom -------------------------------------------------------------------
 
@@ -27,14 +29,16 @@
       this.fill(offered);
       const told = { ...UNTOLD, ...svi.form.telling, ...svi.state?.story.telling, ...svi.waiting("set_settings") };
       for (const name of TELLING) {
-        const field = this[name];
+        const field = this[name], { enabled, why_not } = usable(story)[name];
         if (document.activeElement !== field && field.value !== told[name]) field.value = told[name];
-        field.disabled = !story.can_tell || !!svi.state?.view_only;
+        field.disabled = !enabled || !!svi.state?.view_only;
+        field.title = enabled ? "" : why_not;
         field.setAttribute("aria-describedby", "telling-note");
       }
       const language = offered.languages.find(({ code }) => code === told.language);
-      const beside = told.language === "en" ? "" : `Each card is told in ${language?.name ?? told.language}. The English prompt under it is what the film model reads.`;
-      text(this.note, story.can_tell ? beside : story.why_not);
+      const beside = told.language === "en" || !usable(story).language.enabled ? "" : `Each card is told in ${language?.name ?? told.language}. The English prompt under it is what the film model reads.`;
+      const reasons = TELLING.map((name) => usable(story)[name]).filter(({ enabled }) => !enabled).map(({ why_not }) => why_not);
+      text(this.note, [...new Set(reasons), beside].filter(Boolean).join(" "));
       this.who(story);
     }
 
@@ -65,8 +69,15 @@
     }
 
     // What was chosen before there was a project.
-    chosen() { return svi.setup.story?.can_tell ? svi.form.telling : undefined; }
+    chosen() {
+      if (!svi.setup.story || !svi.form.telling) return undefined;
+      const chosen = Object.entries(svi.form.telling).filter(([name]) => usable(svi.setup.story)[name].enabled);
+      return chosen.length ? Object.fromEntries(chosen) : undefined;
+    }
   }
+
+  // Ids of the cards that are still to be written anew, the next one first.
+  const rewritten = ({ awaited, first, done, of }, clips) => awaited ?? clips.slice(first + done, first + of).map((clip) => clip.id);
 
   // ---- on the storyboard -------------------------------------------------------------------------------------------
 
@@ -93,6 +104,7 @@
       this.off(this.beat, this.why() || (clips.at(-1)?.status === "done" ? "" : "The last clip is not rendered yet: there is no frame to go on from."));
       this.drawWriting(drafting, clips);
       this.drawProblem(story.problem);
+      this.noticed(state.undo);
       if (this.drafting && !drafting) this.ended();
       this.drafting = drafting;
     }
@@ -122,25 +134,25 @@
 
     // It stands where the next card will be, as tall as a card, so that a card that arrives moves nothing before it.
     drawWriting(drafting, clips) {
-      const { node } = this.writing, index = drafting ? drafting.first + drafting.done : 0;
-      const there = !!drafting && index >= clips.length && drafting.done < drafting.of;
-      if (!there) node.remove();
+      const { node } = this.writing, left = drafting ? drafting.of - drafting.done : 0, number = clips.length + 1;
+      if (left <= 0 || rewritten(drafting, clips).length) node.remove();
       else {
-        text(this.writing.number, String(index + 1));
+        text(this.writing.number, String(number));
         text(this.writing.status, this.doing(drafting));
-        text(this.writing.blank, `card ${index + 1} of ${drafting.first + drafting.of}`);
+        text(this.writing.blank, `card ${number} of ${clips.length + left}`);
         if (this.list.lastElementChild !== node) this.list.append(node);
       }
     }
 
     // What stands on a card whose prompt is about to be written anew, or "".
-    awaited({ story: { drafting } }, index) {
-      if (!drafting || index < drafting.first + drafting.done || index >= drafting.first + drafting.of) return "";
-      return index === drafting.first + drafting.done ? this.doing(drafting) : "To be rewritten";
+    awaited({ story: { drafting }, clips }, id) {
+      const place = drafting ? rewritten(drafting, clips).indexOf(id) : -1;
+      return place < 0 ? "" : place === 0 ? this.doing(drafting) : "To be rewritten";
     }
 
-    doing({ state, title }) {
-      return { waiting: "Waiting…", loading: `Loading ${title}`, writing: "Writing…", stopping: "Stopping…" }[state];
+    // A word for the card; the message beside the buttons says what is waited for.
+    doing({ state }) {
+      return { waiting: "Waiting…", loading: "Loading…", writing: "Writing…", stopping: "Stopping…" }[state];
     }
 
     // ---- a drafter that failed -------------------------------------------------------------------------------------
@@ -175,25 +187,32 @@
 
     // ---- asking for a storyline ------------------------------------------------------------------------------------
 
-    ask(action, details, words) {
+    ask(action, details, replaced) {
       return svi.during("Drafting…", async () => {
-        this.expect(words);
+        this.expect(replaced);
         await this.asked(await svi.act(action, details));
       });
     }
 
-    // What to say, with an undo, once the storyline that is asked for next is there: half of it can only be stopped.
-    expect(words) { this.replaced = words; }
+    // What to say, with an undo, once the storyline that is asked for next has ended; `label` is its edit's. A draft
+    // that was stopped before its first card is no edit: nothing is said, and there is nothing to take back.
+    expect(replaced) { this.replaced = replaced && { ...replaced, before: svi.state?.undo?.id, id: "" }; }
+
+    noticed(undo) {
+      const { replaced } = this;
+      if (replaced && undo?.label === replaced.label && undo.id !== replaced.before) replaced.id = undo.id;
+    }
 
     async asked(answer) {
-      if (!answer) { this.replaced = ""; return; }
+      if (!answer) { this.replaced = null; return; }
       await svi.caughtUp(answer.rev);
       if (!this.drafting) this.ended();
     }
 
     ended() {
-      if (this.replaced && !this.state.story.problem) svi.offerUndo(this.replaced);
-      this.replaced = "";
+      const { replaced } = this;
+      this.replaced = null;
+      if (replaced?.id && !this.state.story.problem) svi.offerUndo(replaced.words, replaced.id);
     }
 
     // Why no other storyline can be asked for right now, or "".
@@ -202,13 +221,12 @@
     anotherIdea() {
       const reason = this.why();
       if (reason) return svi.say(reason);
-      const count = this.state.clips.length;
-      return this.ask("another_idea", {}, `Another idea replaced ${cards(count)}.`);
+      return this.ask("another_idea", {}, { words: "Another idea replaced the storyline.", label: "Another idea" });
     }
 
     nextBeat() {
       if (this.beat.title) return svi.say(this.beat.title);
-      return this.ask("next_beat", {}, "");
+      return this.ask("next_beat", {}, null);
     }
 
     // ---- files -----------------------------------------------------------------------------------------------------
@@ -216,8 +234,8 @@
     menu() {
       const { exports } = this.state.story;
       const importing = { label: "Import a storyline…", note: "txt, json, py or md", off: this.why(), run: () => this.file.click() };
-      const links = FORMATS.map(([format, label, note]) => ({ label: `Export as ${label}`, note, href: svi.signed(exports[format]) }));
-      svi.menu(this.files, exports.txt ? [importing, "line", ...links] : [importing]);
+      const links = FORMATS.filter(([format]) => exports[format]).map(([format, label, note]) => ({ label: `Export as ${label}`, note, href: svi.signed(exports[format]) }));
+      svi.menu(this.files, links.length ? [importing, "line", ...links] : [importing]);
     }
 
     async import(file) {
@@ -230,7 +248,7 @@
       }
       const count = this.state.clips.length;
       const done = await svi.during("Importing…", async () => svi.act("import_storyline", { name, text: await file.text() }));
-      if (done) svi.offerUndo(count ? `The storyline of the file replaced ${cards(count)}.` : "The storyline was imported.");
+      if (done) svi.offerUndo(count ? `The storyline of the file replaced ${cards(count)}.` : "The storyline was imported.", done.undo_id);
     }
   }
 

@@ -63,11 +63,10 @@
       const focused = document.activeElement?.closest?.("[data-clip]");
       for (const [id, card] of this.cards) {
         if (ids.has(id)) continue;
-        const next = card.node.nextElementSibling ?? card.node.previousElementSibling;
-        const hadFocus = card.node === focused;
+        const next = card.node === focused ? this.nearest(card.node, ids) ?? svi.elements.primary : null;
         card.node.remove();
         this.cards.delete(id);
-        if (hadFocus) next?.focus();
+        next?.focus();
       }
       let place = this.list.firstElementChild;
       for (const clip of clips) {
@@ -87,6 +86,14 @@
       this.dial.update(state);
       this.story.update(state);
       this.drawLog(state.notices);
+    }
+
+    // The card that stays nearest to `node`: the one after it, or else the one before.
+    nearest(node, ids) {
+      for (const side of ["nextElementSibling", "previousElementSibling"]) {
+        for (let one = node[side]; one; one = one[side]) if (ids.has(one.dataset.clip)) return one;
+      }
+      return null;
     }
 
     // What the backend had to change to go on; a long film may have many, so they are folded away.
@@ -164,8 +171,9 @@
 
     patch(card, clip, state) {
       if (!clip?.id) return;
-      const awaited = this.story.awaited(state, clip.index);
-      const locked = state.view_only || !clip.editable || (!!awaited && document.activeElement !== card.prompt);
+      const awaited = this.story.awaited(state, clip.id);
+      const unsent = svi.waiting("set_prompt", clip.id), old = card.acknowledged && state.rev < card.acknowledged;
+      const locked = state.view_only || !clip.editable || (!!awaited && !unsent && !old);  // text that was typed first stays
       const signature = JSON.stringify([clip, svi.parked(clip.id)?.parked, awaited, state.view_only, state.project.fps, state.vocabulary?.length, state.story.telling.language]);
       const { node } = card;
       if (signature === card.signature && !card.stalePrompt) return;
@@ -189,11 +197,10 @@
       this.measured(card, clip);
       text(card.blank, clip.status === "running" ? "first preview on its way" : clip.status === "queued" ? "waiting" : "not rendered");
 
-      // The field belongs to whoever types in it.
-      const unsent = svi.waiting("set_prompt", clip.id);
-      const old = card.acknowledged && state.rev < card.acknowledged;
+      // The field belongs to whoever types in it; nobody types where nothing can be written.
+      const typing = document.activeElement === card.prompt && !card.prompt.readOnly;
       card.stalePrompt = false;
-      if (document.activeElement === card.prompt || unsent || old) {
+      if (typing || unsent || old) {
         if (unsent && document.activeElement !== card.prompt && card.prompt.value !== unsent.prompt) card.prompt.value = unsent.prompt;
         card.stalePrompt = true;
       } else if (card.prompt.value !== clip.prompt) card.prompt.value = clip.prompt;
@@ -238,7 +245,7 @@
     // What the card says in the creator's own language, what is odd about its prompt, what it shall not show.
     told(card, clip, locked) {
       text(card.caption, clip.caption);
-      card.caption.lang = svi.state.story.telling.language;
+      card.caption.lang = clip.caption_language || svi.state.story.telling.language;
       show(card.caption, !!clip.caption);
       if (clip.caption) card.prompt.lang = "en"; else card.prompt.removeAttribute("lang");
       const moves = svi.vocabulary().map((move) => move.name).join(", ");
@@ -479,7 +486,8 @@
 
     async remove(card) {
       const { number } = card.shown;
-      if (await svi.act("delete", { clip_id: card.id })) svi.offerUndo(`Clip ${number} removed.`);
+      const done = await svi.act("delete", { clip_id: card.id });
+      if (done) svi.offerUndo(`Clip ${number} removed.`, done.undo_id);
     }
 
     async regenerate(card) {
@@ -515,7 +523,8 @@
 
     async merge(card) {
       const { number } = card.shown;
-      if (await svi.act("merge", { clip_id: card.id })) svi.offerUndo(`Clips ${number} and ${number + 1} are one.`);
+      const done = await svi.act("merge", { clip_id: card.id });
+      if (done) svi.offerUndo(`Clips ${number} and ${number + 1} are one.`, done.undo_id);
     }
 
     // Where the caret stands in the prompt as it is saved: whitespace folded, in characters. Null at either end.
@@ -527,7 +536,8 @@
 
     async split(card) {
       const { number } = card.shown, at = this.caret(card);
-      if (await svi.act("split", { clip_id: card.id, ...(at === null ? {} : { at }) })) svi.offerUndo(`Clip ${number} is split in two.`);
+      const done = await svi.act("split", { clip_id: card.id, ...(at === null ? {} : { at }) });
+      if (done) svi.offerUndo(`Clip ${number} is split in two.`, done.undo_id);
     }
 
     async redraft(card) {
@@ -537,7 +547,8 @@
         `Clips before it stay. The prompts of clip ${clip.number}${later ? ` and the ${later} after it` : ""} are written again.` +
         (finished ? ` ${finished} finished clip${finished === 1 ? " is" : "s are"} replaced when you generate; you can undo.` : "")),
       [{ label: "Cancel", answer: null }, { label: "Redraft", answer: true, kind: "accent" }]);
-      if (yes) await this.story.ask("redraft_from", { clip_id: card.id }, `Redrafted from clip ${clip.number}.`);
+      const { number } = clip;
+      if (yes) await this.story.ask("redraft_from", { clip_id: card.id }, { words: `Redrafted from clip ${number}.`, label: `Redraft from clip ${number}` });
     }
 
     menu(card) {
