@@ -128,6 +128,7 @@ class Clip(Saved):
     id: Id = Field(default_factory=new_id)
     prompt: Prompt
     caption: Caption = ""  # what the prompt says, in the creator's own language; the model never reads it
+    caption_language: str = Field(default="", max_length=12)  # a key of LANGUAGES, where it is known
     negative_prompt: NegativePrompt | None = None  # None: as the project says
     seed: Seed | None = None
     draft: bool | None = None  # None: as the project says

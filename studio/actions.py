@@ -111,7 +111,7 @@ class Actions:
             "share": self._share,
             "restore_previous": self._restore_previous,
         }
-        self.drafting = Drafting(config, library, queue, feed, self.history)
+        self.drafting = Drafting(config, library, queue, feed, self.history, uploads.with_name("drafts.json"))
         self.drafting.go_on = self._go_on
         self.storylines = Storylines(
             library,
@@ -123,7 +123,7 @@ class Actions:
             refuse_while_working=self._refuse_while_working,
             refuse_if_live=self._refuse_if_live,
         )
-        self._commands |= self.storylines.commands
+        self._commands |= self.storylines.commands | {"stop_draft": self._stop_draft}
         queue.listener = Listener(
             changed=self._changed, film_done=self._grow, export_name=self._export_name, exported=self._exported
         )
@@ -305,6 +305,7 @@ class Actions:
                 export=self._export_facts(project_id, snapshot),
                 story=self.drafting.facts(project_id, snapshot.preset),
                 remarks={} if view_only else self.storylines.remarks(snapshot.plan.project, snapshot.preset),
+                exports=self.storylines.exports(snapshot.plan.project),
                 view_only=view_only,
                 blocked=snapshot.blocked or (str(unavailable) if unavailable else ""),
                 media_base=media_base,
@@ -349,9 +350,9 @@ class Actions:
         project = snapshot.plan.project
         return self.queue.paces.of(project, draft_steps=dial.num_steps(project, snapshot.preset, draft=True))
 
-    def status(self, project_id: str) -> dict[str, Any]:
+    def status(self, project_id: str, *, view_only: bool = False) -> dict[str, Any]:
         """The short form for the API."""
-        state = self.state(project_id)
+        state = self.state(project_id, view_only=view_only)
         kept = ("phase", "message", "error", "job", "export")
         clips = [{key: clip[key] for key in ("number", "id", "prompt", "status")} for clip in state["clips"]]
         return {key: state[key] for key in kept} | {
@@ -512,7 +513,9 @@ class Actions:
                 self.library.store(job.project_id).edit(lambda before: storyboard.append(before, [prompt]))
                 self._changed(job.project_id)
                 return True
-            if not self.drafting.under_way(job.project_id):
+            if not self.drafting.follow(job.project_id, "forever"):
+                if self.config.public:  # what an endless film asks of the operator's model counts like any draft
+                    self.rates.count("draft", self.library.owner(job.project_id))
                 self.storylines.continue_with(job.project_id, 1, choice, then="forever")
             return False
 
@@ -635,6 +638,7 @@ class Actions:
                 raise InputError("The clip this would change is being made.", "Pause first.")
 
         self.history.undo(project_id, edit, check)
+        self.drafting.dismiss(project_id)
         self.feed.announce(project_id, f"Undone: {edit.label.lower()}.")
 
     def _refuse_if_live(self, project_id: str, clip_id: str) -> None:
@@ -695,7 +699,18 @@ class Actions:
             self.library.store(project_id).set_attempt(wanted.digest, 0)
         return self._generate(project_id, body)
 
+    def _stop_draft(self, project_id: str, body: Body) -> None:
+        """End the draft; the page may still show its button when a film without end has gone on to its next clip."""
+        job = self.queue.job_of(project_id)
+        if self.drafting.of(project_id) is None and job and job.forever:
+            self._end(project_id, "pause")
+        else:
+            self.drafting.stop(project_id)
+
     def _end(self, project_id: str, how: str) -> None:
+        current = self.drafting.of(project_id)
+        if current and current.then:  # the next clips of this film are being thought of
+            self.drafting.stop(project_id)
         kept = sum(planned.take is not None for planned in self.library.snapshot(project_id).plan.clips)
         self.queue.end(project_id, "pause" if how == "pause" else "stop", kept=kept)
 

@@ -73,7 +73,9 @@ def plain(value: object, name: str, most: int) -> str:
         raise InputError(f"The {name} must be text.")
     check_text(value)
     if len(value) > most:
-        raise InputError(f"The {name} has {len(value):,} characters; up to {most:,} are allowed.", "Shorten it.")
+        raise InputError(
+            f"There are {len(value):,} characters in the {name}; up to {most:,} are allowed.", "Shorten it."
+        )
     parts = [value[at : at + 1000] for at in range(0, len(value), 1000)]
     return "".join(clean_prompt(part) if part.strip() else "" for part in parts) if value.strip() else ""
 

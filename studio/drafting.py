@@ -5,23 +5,27 @@ lane, so that it never shares memory with a film model. Cards are saved one at a
 a drafter fails, nobody steps in by themselves: the creator is asked. Knows nothing about HTTP or gradio.
 """
 
+import json
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from engine.config import Config, Preset
-from engine.domain import LANGUAGES, Beat, Clip, Pace, Project, Source, Tone, new_id
+from engine.domain import ID_PATTERN, LANGUAGES, Beat, Clip, Pace, Project, Source, Tone, new_id
 from engine.errors import InputError, StudioError
 from engine.events import BeatDrafted, DrafterLoading
+from engine.project.files import write_atomically
 from engine.story.choose import TEMPLATES, Choice, choose, offered, open_drafter
 from engine.story.drafter import Brief, StorylineDrafter, draft
 from engine.story.template import TemplateDrafter
+from engine.story.vocabulary import vocabulary_of
 from engine.storyboard import with_clips
 from studio.feed import Feed
 from studio.history import History
@@ -31,10 +35,11 @@ from studio.view import DraftFacts, Outcome, StoryFacts
 from studio.words import cards_text
 
 log = logging.getLogger(__name__)
-MAX_AT_ONCE = 4  # answers of an endpoint listened to at the same time
+MAX_AT_ONCE = 8  # answers of an endpoint listened to at the same time …
+MAX_OF_AN_OWNER = 2  # … and of one owner's
 CHOICE_AGE_S = 10.0  # files and settings are looked at again after this long
 Then = Literal["", "generate", "forever"]  # what follows a storyline that is complete
-WHY_NOT = "Templates know neither tones nor languages: set up a language model to use these."
+WENT_WRONG = "Something went wrong while drafting."
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Problem:
 class Draft:
     """A storyline being written, or one that stopped.
 
-    first: index of its first card. slots: ids of the cards that are written anew, in order; what comes after them is
-    appended. edit_id: all of it is one edit. of: cards asked for; done: cards that are there.
+    first: index of its first card. slots: ids of the cards that are written anew, in order; further cards are
+    appended. untouched: slots that somebody edited meanwhile: their beats are dropped. edit_id: all of it is one edit.
     """
 
     choice: Choice
@@ -63,8 +68,14 @@ class Draft:
     also: Callable[[Project], Project] = field(default=lambda project: project, repr=False)
     state: Literal["waiting", "loading", "writing", "stopping", "failed"] = "waiting"
     done: int = 0
+    untouched: frozenset[str] = frozenset()
     problem: Problem | None = None
     edit_id: str = field(default_factory=new_id)
+    ids: tuple[str, ...] = ()  # of all cards, those of the slots first
+
+    def __post_init__(self) -> None:
+        fresh = (new_id() for _ in range(self.of - len(self.slots)))
+        object.__setattr__(self, "ids", self.ids or (*self.slots[: self.of], *fresh))
 
     @property
     def of(self) -> int:
@@ -74,24 +85,46 @@ class Draft:
     def under_way(self) -> bool:
         return self.state != "failed"
 
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Cards that are there and will be written anew."""
+        return tuple(slot for slot in self.slots[self.done : self.of] if slot not in self.untouched)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A draft that the studio's end cut off, as kept across a restart."""
+
+    done: int
+    of: int
+    title: str
+
 
 class Drafting:
-    """Writes storylines into projects. `go_on` is called when one is complete and a film is to follow."""
+    """Writes storylines into projects. `go_on` is called when one is complete and a film is to follow.
 
-    def __init__(self, config: Config, library: Library, queue: JobQueue, feed: Feed, history: History) -> None:
+    journal: the file that says across a restart which drafts were under way.
+    """
+
+    def __init__(
+        self, config: Config, library: Library, queue: JobQueue, feed: Feed, history: History, journal: Path
+    ) -> None:
         self._config = config
         self._library = library
         self._queue = queue
         self._feed = feed
         self._history = history
+        self._journal = journal
         self._lock = threading.RLock()
         self._drafts: dict[str, Draft] = {}
         self._listening: dict[str, StorylineDrafter] = {}  # to an endpoint, by edit id
+        self._futures: dict[str, Future[None]] = {}  # of those and of the ones that wait for a thread
         self._pool = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="drafting")
         self._choices: dict[str, tuple[float, tuple[Choice, ...]]] = {}
         self.go_on: Callable[[str, Then], None] = lambda project_id, then: None
         queue.drafting = DraftListener(self._wanted, self._happened, self._job_ended)
         choose(config, library.default, None)  # what cannot be used is said when the studio starts
+        self._lost = self._take_up()
 
     # Who writes
 
@@ -136,64 +169,104 @@ class Drafting:
     def facts(self, project_id: str, preset: Preset) -> StoryFacts:
         """What the page shows of all this."""
         choices = self.offered(preset)
-        current = self.of(project_id)
-        place = 0
-        if current and current.choice.source == "qwen" and (job := self._queue.job_of(project_id, "draft")):
-            place = self._queue.place(job)
-        draft_facts = current and DraftFacts(
+        return StoryFacts(
+            drafters=tuple(choice_facts(choice) for choice in choices),
+            draft=self._draft_facts(project_id),
+            fields=fields(choices[0], preset),
+        )
+
+    def _draft_facts(self, project_id: str) -> DraftFacts | None:
+        current, lost = self.of(project_id), self._lost.get(project_id)
+        if current is None:
+            return lost and DraftFacts(
+                state="failed",
+                title=lost.title,
+                done=lost.done,
+                of=lost.of,
+                message="The studio was restarted while the storyline was being written.",
+                hint="Draft again, or redraft from a card.",
+            )
+        job = self._queue.job_of(project_id, "draft") if current.choice.source == "qwen" else None
+        problem = current.problem or Problem("")
+        return DraftFacts(
             state=current.state,
             title=current.choice.title,
             source=current.choice.source,
             done=current.done,
             of=current.of,
             first=current.first,
-            place=place,
-            message=current.problem.message if current.problem else "",
-            hint=current.problem.hint if current.problem else "",
-            error_id=current.problem.error_id if current.problem else "",
-        )
-        return StoryFacts(
-            drafters=tuple(choice_facts(choice) for choice in choices),
-            draft=draft_facts,
-            can_tell=choices[0].source != "template",
-            why_not="" if choices[0].source != "template" else WHY_NOT,
+            awaited=current.awaited,
+            place=self._queue.place(job) if job else 0,
+            behind_loading=bool(job and self._queue.loading_for(project_id)),
+            message=problem.message,
+            hint=problem.hint,
+            error_id=problem.error_id,
         )
 
     # Writing
 
     def start(self, project_id: str, wanted: Draft) -> None:
-        """Write `wanted` into the project: at once with templates, else card by card while the page goes on."""
+        """Write `wanted` into the project: at once with templates, else card by card while the page goes on.
+
+        A draft that failed before is forgotten once this one has begun.
+        """
         self.refuse_while_writing(project_id)
         repeats = wanted.brief.kind != "stream" and wanted.brief.so_far  # one prompt for the film: it is there
         if wanted.choice.source == "template" or repeats:
             self._write_at_once(project_id, wanted)
             return
-        if wanted.choice.source == "qwen":
-            self._queue.check_room("draft", project_id, self._library.owner(project_id))
+        owner = self._library.owner(project_id)
         with self._lock:
+            before = self._drafts.get(project_id)
+            if wanted.choice.source != "qwen":
+                self._check_room(owner)
             self._drafts[project_id] = wanted
-        if wanted.choice.source == "qwen":
-            self._queue.enqueue("draft", project_id, self._library.owner(project_id), after_restart="wait")
-        else:
-            self._pool.submit(self._listen, project_id, wanted)
+            try:
+                if wanted.choice.source == "qwen":
+                    self._queue.enqueue("draft", project_id, owner, after_restart="wait")
+                else:
+                    self._futures[wanted.edit_id] = self._pool.submit(self._listen, project_id, wanted)
+            except BaseException:
+                self._put(project_id, before)
+                raise
+            self._lost.pop(project_id, None)
+            self._save()
         self._feed.bump(project_id)
 
+    def _check_room(self, owner: str) -> None:
+        mine = [
+            project_id
+            for project_id, one in self._drafts.items()
+            if one.under_way and one.choice.source == "endpoint" and self._library.owner(project_id) == owner
+        ]
+        if len(mine) >= MAX_OF_AN_OWNER:
+            raise InputError(f"{len(mine)} storylines of yours are being written.", "Wait for one, or stop one.")
+
     def stop(self, project_id: str) -> None:
-        """End the draft; what is written stays."""
+        """End the draft; what is written stays. A problem that was read is put away."""
         with self._lock:
+            self._lost.pop(project_id, None)
             current = self._drafts.get(project_id)
-            if current is None:
-                return
-            if not current.under_way:
-                del self._drafts[project_id]  # its message was read
+            if current is None or not current.under_way:
+                self._put(project_id, None)
             else:
                 self._drafts[project_id] = replace(current, state="stopping", then="")
-            listening = self._listening.get(current.edit_id)
-        if current.choice.source == "qwen":
-            self._queue.end(project_id, "stop", kind="draft")
-        elif listening:
-            listening.interrupt()
+                self._end_of(project_id, current)
+            self._save()
         self._feed.bump(project_id)
+
+    def _end_of(self, project_id: str, current: Draft) -> None:
+        """Tell whoever writes `current` to stop; when nobody does, it is over."""
+        if current.choice.source == "qwen":
+            if self._queue.job_of(project_id, "draft"):
+                self._queue.end(project_id, "stop", kind="draft")
+            else:
+                self._ended(project_id, current.edit_id, None)
+        elif listening := self._listening.get(current.edit_id):
+            listening.interrupt()
+        elif (future := self._futures.get(current.edit_id)) is None or future.cancel() or future.done():
+            self._futures.pop(current.edit_id, None)
+            self._ended(project_id, current.edit_id, None)
 
     def again(self, project_id: str, source: str, *, seed: int) -> None:
         """Go on with a draft that failed where it stopped, with the same drafter or another one."""
@@ -204,33 +277,71 @@ class Drafting:
             self._complete(project_id, failed)
             return
         project = self._library.project(project_id)
-        written = tuple(clip.prompt for clip in project.clips[failed.first : failed.first + failed.done])
-        brief = replace(failed.brief, count=failed.of - failed.done, so_far=(*failed.brief.so_far, *written), seed=seed)
+        prompts = {clip.id: clip.prompt for clip in project.clips}
+        written_ids = failed.ids[: failed.done]
+        if not all(clip_id in prompts for clip_id in written_ids):
+            self.dismiss(project_id)
+            raise InputError("Its written cards are not there any more.", "Draft again, or redraft from a card.")
+        so_far = (*failed.brief.so_far, *(prompts[clip_id] for clip_id in written_ids))
         rest = replace(
             failed,
             choice=self.choice(self._library.preset(project), source) if source else failed.choice,
-            brief=brief,
+            brief=replace(failed.brief, count=failed.of - failed.done, so_far=so_far, seed=seed),
             first=failed.first + failed.done,
             slots=failed.slots[failed.done :],
+            ids=failed.ids[failed.done :],
             state="waiting",
             done=0,
             problem=None,
         )
-        with self._lock:
-            self._drafts.pop(project_id, None)
         self.start(project_id, rest)
+
+    def follow(self, project_id: str, then: Then) -> bool:
+        """Let `then` come after the draft under way; False when there is none."""
+        with self._lock:
+            current = self._drafts.get(project_id)
+            if current is None or not current.under_way or current.state == "stopping":
+                return False
+            self._put(project_id, replace(current, then=then))
+            self._save()
+            return True
+
+    def leave_alone(self, project_id: str, clip_id: str) -> None:
+        """Somebody wrote that card by hand: the draft under way does not replace it."""
+        with self._lock:
+            current = self._drafts.get(project_id)
+            if current and clip_id in current.awaited:
+                self._put(project_id, replace(current, untouched=current.untouched | {clip_id}))
+
+    def dismiss(self, project_id: str) -> None:
+        """Forget a draft that failed: its cards were undone or replaced."""
+        with self._lock:
+            current = self._drafts.get(project_id)
+            if current is not None and not current.under_way:
+                self._put(project_id, None)
+            self._lost.pop(project_id, None)
+            self._save()
 
     def forget(self, project_id: str) -> None:
         with self._lock:
-            self._drafts.pop(project_id, None)
+            self._put(project_id, None)
+            self._lost.pop(project_id, None)
+            self._save()
 
     def close(self) -> None:
+        """End what is listened to. Drafts under way stay in the journal."""
         with self._lock:
             listening = list(self._listening.values())
             self._drafts = {key: replace(one, state="stopping", then="") for key, one in self._drafts.items()}
         for drafter in listening:
             drafter.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _put(self, project_id: str, draft: Draft | None) -> None:
+        if draft is None:
+            self._drafts.pop(project_id, None)
+        else:
+            self._drafts[project_id] = draft
 
     def _write_at_once(self, project_id: str, wanted: Draft) -> None:
         beats = draft(TemplateDrafter(), wanted.brief).beats
@@ -239,9 +350,9 @@ class Drafting:
             wanted.label,
             lambda before: finished(written(before, wanted, 0, beats), wanted),
             part_of=wanted.edit_id,
+            idle=wanted.first == 0,
         )
-        with self._lock:
-            self._drafts.pop(project_id, None)
+        self.forget(project_id)
         if wanted.then:
             self.go_on(project_id, wanted.then)
 
@@ -264,9 +375,10 @@ class Drafting:
         except StudioError as err:
             problem = Problem(err.message, err.hint)
         except Exception:
-            error_id = secrets.token_hex(4)
-            log.exception("error %s", error_id)
-            problem = Problem("Something went wrong while drafting.", "Written cards are kept. Try again.", error_id)
+            problem = unexpected()
+        finally:
+            with self._lock:
+                self._futures.pop(wanted.edit_id, None)
         self._ended(project_id, wanted.edit_id, problem)
 
     def _goes_on(self, project_id: str, wanted: Draft) -> bool:
@@ -290,12 +402,13 @@ class Drafting:
             current.label,
             lambda before: written(before, current, index, [beat]),
             part_of=current.edit_id,
+            idle=current.first == 0,
         )
         with self._lock:
             if (now := self._drafts.get(project_id)) and now.edit_id == current.edit_id:
-                self._drafts[project_id] = replace(
-                    now, done=index + 1, state="stopping" if now.state == "stopping" else "writing"
-                )
+                state = "stopping" if now.state == "stopping" else "writing"
+                self._drafts[project_id] = replace(now, done=index + 1, state=state)
+                self._save()
         self._feed.announce(project_id, f"Card {current.first + index + 1} is written.")
 
     def _ended(self, project_id: str, edit_id: str, problem: Problem | None) -> None:
@@ -313,6 +426,7 @@ class Drafting:
             self._fail(project_id, current, problem)
 
     def _complete(self, project_id: str, current: Draft) -> None:
+        """The last card is there: take away what is too many, and make the film if that was asked for."""
         try:
             self._history.edit(
                 project_id, current.label, lambda before: finished(before, current), part_of=current.edit_id
@@ -322,15 +436,18 @@ class Drafting:
                 self.go_on(project_id, current.then)
         except StudioError as err:
             self._fail(project_id, current, Problem(err.message, err.hint))
+        except Exception:
+            self._fail(project_id, current, unexpected())
 
     def _leave(self, project_id: str, announced: str) -> None:
-        with self._lock:
-            self._drafts.pop(project_id, None)
         self._feed.announce(project_id, announced)
+        self.forget(project_id)
+        self._feed.bump(project_id)
 
     def _fail(self, project_id: str, current: Draft, problem: Problem) -> None:
         with self._lock:
             self._drafts[project_id] = replace(current, state="failed", problem=problem)
+            self._save()
         kept = cards_text(current.done).capitalize()
         self._feed.announce(project_id, f"{problem.message} {kept} kept.")
 
@@ -354,8 +471,9 @@ class Drafting:
                 self._queue.end(job.project_id, "stop", kind="draft")
             return
         with self._lock:
-            if current.state == "waiting":
-                self._drafts[job.project_id] = replace(current, state="loading")
+            now = self._drafts.get(job.project_id)
+            if now and now.state == "waiting":
+                self._drafts[job.project_id] = replace(now, state="loading")
         self._feed.bump(job.project_id)
 
     def _job_ended(self, job: Job, outcome: Outcome | None) -> None:
@@ -366,17 +484,69 @@ class Drafting:
         problem = Problem(outcome.message, outcome.hint, outcome.error_id) if failed and outcome else None
         self._ended(job.project_id, current.edit_id, problem)
 
+    # Across a restart
+
+    def _save(self) -> None:
+        """Keep which drafts are under way; not worth an error when the disk refuses."""
+        under_way = {
+            key: {"done": one.done, "of": one.of, "title": one.choice.title, "then": one.then}
+            for key, one in self._drafts.items()
+            if one.under_way
+        }
+        try:
+            write_atomically(self._journal, json.dumps(under_way).encode(), point="drafts")
+        except (OSError, StudioError):
+            log.warning("the journal of drafts could not be saved")
+
+    def _take_up(self) -> dict[str, Lost]:
+        """The drafts that the studio's end cut off. A film without end goes on by itself."""
+        lost: dict[str, Lost] = {}
+        for project_id, kept in read_journal(self._journal).items():
+            try:
+                owner = self._library.owner(project_id)
+                if kept["then"] == "forever":
+                    self._queue.enqueue("generate", project_id, owner, forever=True)
+                else:
+                    lost[project_id] = Lost(int(kept["done"]), int(kept["of"]), str(kept["title"])[:200])
+            except (StudioError, OSError, KeyError, TypeError, ValueError):
+                log.warning("a draft of an earlier run is forgotten")
+        return lost
+
+
+def read_journal(path: Path) -> dict[str, Mapping[str, object]]:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        log.warning("%s is unreadable: cards are safe", path.name)
+        return {}
+    entries = data.items() if isinstance(data, dict) else ()
+    return {key: value for key, value in entries if ID_PATTERN.match(key) and isinstance(value, dict)}
+
+
+def unexpected() -> Problem:
+    """A bug, inside its except block: the log has it under the id."""
+    error_id = secrets.token_hex(4)
+    log.exception("error %s", error_id)
+    return Problem(WENT_WRONG, "Written cards are kept. Try again.", error_id)
+
 
 def written(project: Project, draft: Draft, index: int, beats: Sequence[Beat]) -> Project:
-    """`project` with `beats` as the cards from `index` of the draft on: in their slots, or appended."""
+    """`project` with `beats` as the cards from `index` of the draft on: in their slots, else behind the one before."""
     clips = list(project.clips)
-    places = {clip.id: place for place, clip in enumerate(clips)}
     for number, beat in enumerate(beats, index):
-        slot = draft.slots[number] if number < len(draft.slots) else ""
-        if slot in places:
-            clips[places[slot]] = clips[places[slot]].model_copy(update=beat.model_dump() | {"pinned_take": None})
+        clip_id = draft.ids[number]
+        if clip_id in draft.untouched:
+            continue
+        language = draft.brief.telling.language if beat.caption else ""
+        said = beat.model_dump() | {"caption_language": language}
+        places = {clip.id: place for place, clip in enumerate(clips)}
+        if clip_id in places:
+            clips[places[clip_id]] = clips[places[clip_id]].model_copy(update=said | {"pinned_take": None})
         else:
-            clips.append(Clip(**beat.model_dump()))
+            before = next((places[one] + 1 for one in reversed(draft.ids[:number]) if one in places), draft.first)
+            clips.insert(before, Clip(id=clip_id, **said))
     changed = with_clips(draft.also(project) if index == 0 else project, clips)
     if draft.first and not draft.slots:
         return changed  # a film that grows keeps the name of who wrote its story
@@ -392,16 +562,25 @@ def finished(project: Project, draft: Draft) -> Project:
 def setup(drafting: Drafting, preset: Preset) -> dict[str, object]:
     """What the page must know about storylines before there is a project, as plain data."""
     choices = drafting.offered(preset)
-    can_tell = choices[0].source != "template"
     return {
         "drafter": choice_facts(choices[0]),
         "others": [choice_facts(choice) for choice in choices[1:]],
-        "tones": list(Tone.__args__),
-        "paces": list(Pace.__args__),
+        "tones": list(get_args(Tone)),
+        "paces": list(get_args(Pace)),
         "languages": [{"code": code, "name": name} for code, name in LANGUAGES.items()],
-        "can_tell": can_tell,
-        "why_not": "" if can_tell else WHY_NOT,
+        "fields": fields(choices[0], preset),
     }
+
+
+def fields(choice: Choice, preset: Preset) -> dict[str, dict[str, object]]:
+    """Which ways of telling a story mean something to the drafter, and why the others do not."""
+    vocabulary = vocabulary_of(preset)
+    reasons = {"tone": "", "pace": "", "language": ""}
+    if vocabulary and vocabulary.actions:
+        reasons["tone"] = "The embedded model knows a few moves, and none of them has a tone."
+    if choice.source == "template":
+        reasons["language"] = "Templates write English only: set up a language model to use this."
+    return {name: {"enabled": not reason, "why_not": reason} for name, reason in reasons.items()}
 
 
 def choice_facts(choice: Choice) -> dict[str, str]:

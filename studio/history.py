@@ -56,7 +56,9 @@ class History:
             stack = self._stacks[project_id]
             whole = next((index for index, edit in enumerate(stack) if edit.id == part_of), None)
             if whole is not None:
-                stack[whole] = replace(stack[whole], after=after)
+                changed = [name for name in (*UNDONE_FIELDS, "clips") if getattr(before, name) != getattr(after, name)]
+                fields = {name: getattr(after, name) for name in changed}  # not what others changed in between
+                stack[whole] = replace(stack[whole], after=stack[whole].after.model_copy(update=fields))
             elif label:
                 stack.append(Edit(part_of or new_id(), label, before, after, idle))
                 del stack[:-MAX_UNDO]

@@ -323,7 +323,7 @@ class JobQueue:
                 if self._lane.job is existing and self._lane.ending:
                     raise InputError("The last job is still stopping.", "Try again in a moment.")
                 return
-            mine = sum(job.owner == owner for job in self._jobs)
+            mine = sum(job.owner == owner and job.project_id != project_id for job in self._jobs)
             if mine >= MAX_RUNNING_JOBS + MAX_WAITING_JOBS:
                 raise InputError(
                     f"You have {mine} jobs under way, the limit here.", "Nothing is lost. Wait for one, or stop one."
@@ -416,7 +416,10 @@ class JobQueue:
             ended_drafts, self._ended_drafts = self._ended_drafts, []
         for job, outcome in ended_drafts:
             if self.drafting:
-                self.drafting.ended(job, outcome)
+                try:
+                    self.drafting.ended(job, outcome)
+                except Exception:  # one draft's trouble must not cost the others their end
+                    log.exception("draft %s", job.id[:6])
 
     def _give_up(self, job_id: str, error_id: str) -> None:
         """End a job after a bug or a refusing disk on this side."""
@@ -702,6 +705,8 @@ class JobQueue:
         return ""
 
     def _stall_limit_s(self, job: Job) -> float:
+        if job.kind == "draft":  # loading a language model and its first answer take what they take
+            return STALL_UNKNOWN_S
         live = self.feed.live(job.project_id)
         with suppress(StudioError):
             project = self._projects.project(job.project_id)
@@ -732,9 +737,12 @@ class JobQueue:
             self.listener.exported(job, JobFailed("The export was interrupted.", "Your clips are safe. Export again."))
             self._finish(job, None)
         elif job.kind == "draft" and not job.ending:
-            self._finish(
-                job, Outcome("failed", "The language model stopped the studio's worker.", "Films are not affected.")
-            )
+            if sent or job.restarts > MAX_RESTARTS:
+                what = "The language model stopped the studio's worker."
+                self._finish(job, Outcome("failed", what, "Films are not affected."))
+            else:
+                job.state = "waiting"  # it was the film model that was being loaded
+                self._save()
         elif job.kind in OF_A_RUN:
             self._finish(job, ended("pause", None) if job.ending else Outcome("interrupted"))
         elif job.ending:

@@ -3,6 +3,7 @@
 `commands` are actions of the page and the API alike; every argument is checked here. Writing itself is `Drafting`'s.
 """
 
+import re
 import secrets
 import threading
 from collections import OrderedDict
@@ -29,10 +30,12 @@ from studio.feed import Feed
 from studio.history import History
 from studio.library import Library
 from studio.limits import Rates
+from studio.view import EXPORTS
 
 Command = Callable[[str, Body], dict[str, Any] | None]
 UNTITLED = "Untitled film"
 REMARKED_STORYLINES = 64
+ASSIGNS = re.compile(r"prompts\s*=")  # a line of text that would be read as upstream's file
 MAX_DISLIKED = 50  # prompts of an idea that was not liked, told to the drafter
 
 
@@ -66,7 +69,6 @@ class Storylines:
             "another_idea": self._another_idea,
             "redraft_from": self._redraft_from,
             "next_beat": self._next_beat,
-            "stop_draft": lambda project_id, body: self._drafting.stop(project_id),
             "draft_again": self._draft_again,
             "set_prompt": self._set_prompt,
             "set_negative_prompt": self._set_negative_prompt,
@@ -130,11 +132,14 @@ class Storylines:
         if live and live.clip_id in {clip.id for clip in project.clips[first:]}:
             raise InputError("One of these clips is being made.", "Pause first, or redraft from a later clip.")
         self._drafting.refuse_while_writing(project_id)
+        choice = self._choice(project_id, body)
+        if choice.source != "template":  # by the time its cards come, their clips may be under way
+            self._refuse_while_working(project_id)
         self._rates.count("draft", self._library.owner(project_id))
         brief = self._brief(project_id, project, first, len(project.clips) - first)
         slots = tuple(clip.id for clip in project.clips[first:])
         label = f"Redraft from clip {first + 1}"
-        self._drafting.start(project_id, Draft(self._choice(project_id, body), brief, label, first=first, slots=slots))
+        self._drafting.start(project_id, Draft(choice, brief, label, first=first, slots=slots))
 
     def _next_beat(self, project_id: str, body: Body) -> None:
         """One more card from the story and the last rendered frame; nothing is generated."""
@@ -162,6 +167,9 @@ class Storylines:
         source = body.get("source", "")
         if not isinstance(source, str):
             raise InputError("The drafter must be named.", "Use one that the page offers.")
+        failed = self._drafting.of(project_id)
+        if failed and failed.awaited:
+            self._refuse_while_working(project_id)
         self._rates.count("draft", self._library.owner(project_id))
         self._drafting.again(project_id, source, seed=secrets.randbelow(MAX_SEED))
 
@@ -197,6 +205,7 @@ class Storylines:
     def _set_prompt(self, project_id: str, body: Body) -> None:
         clip_id, prompt = clip_id_of(body), clean_prompt(body.get("prompt", ""))
         self._refuse_if_live(project_id, clip_id)
+        self._drafting.leave_alone(project_id, clip_id)
         self._history.edit(project_id, "Edit prompt", lambda before: storyboard.set_prompt(before, clip_id, prompt))
 
     def _set_negative_prompt(self, project_id: str, body: Body) -> None:
@@ -261,15 +270,19 @@ class Storylines:
             raise InputError("The storyline must be text.", "Choose a .txt, .json, .py or .md file.")
         given = exchange.read(text, plain(name, "file name", 200) or "the file")
 
+        negatives = given.negative_prompts if any(given.negative_prompts) else None  # else the clips keep theirs
+
         def accept(before: Project) -> Project:
-            after = storyboard.accept_storyline(before, given.storyline)
-            clips = [
-                clip.model_copy(update={"negative_prompt": negative})
-                for clip, negative in zip(after.clips, given.negative_prompts, strict=True)
-            ]
-            return after.model_copy(update={"clips": tuple(clips), "idea": before.idea or idea_of(given.idea)})
+            after = storyboard.accept_storyline(before, given.storyline, negative_prompts=negatives)
+            return after.model_copy(update={"idea": before.idea or idea_of(given.idea)})
 
         self._history.edit(project_id, "Import storyline", accept, idle=True)
+        self._drafting.dismiss(project_id)
+
+    def exports(self, project: Project) -> tuple[str, ...]:
+        """The kinds of file that can hold the project's storyline."""
+        reads_otherwise = any(clip.prompt[0] in "#[{" or ASSIGNS.match(clip.prompt) for clip in project.clips)
+        return tuple(kind for kind in EXPORTS if kind != "txt" or not reads_otherwise)
 
     def exported(self, project_id: str, suffix: str) -> str:
         """The storyline as a text file of the kind that `suffix`, txt, json, py or md, stands for."""

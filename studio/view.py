@@ -56,15 +56,21 @@ class ExportFacts:
 
 @dataclass(frozen=True)
 class DraftFacts:
-    """The storyline being written, or the one that stopped before its last card. `place`: jobs before it."""
+    """The storyline being written, or the one that stopped before its last card.
+
+    source: "" where nobody can go on with it. awaited: ids of cards that are there and will be written anew. place:
+    jobs before it; behind_loading: a film model is still being loaded.
+    """
 
     state: Literal["waiting", "loading", "writing", "stopping", "failed"]
     title: str
-    source: str
     done: int
     of: int
-    first: int
+    source: str = ""
+    first: int = 0
+    awaited: tuple[str, ...] = ()
     place: int = 0
+    behind_loading: bool = False
     message: str = ""
     hint: str = ""
     error_id: str = ""
@@ -74,13 +80,12 @@ class DraftFacts:
 class StoryFacts:
     """Who writes storylines here, the chosen drafter first, and what is being written.
 
-    can_tell: tone, pace and language mean something to the drafter; why_not: else why, in words.
+    fields: for tone, pace and language whether the drafter uses it, and why not.
     """
 
     drafters: tuple[dict[str, str], ...] = ()
     draft: DraftFacts | None = None
-    can_tell: bool = False
-    why_not: str = ""
+    fields: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def writing(self) -> bool:
@@ -116,6 +121,7 @@ class Facts:
     export: ExportFacts | None = None
     story: StoryFacts = StoryFacts()
     remarks: Mapping[int, Sequence[str]] = field(default_factory=dict)  # on prompts, by index of the clip
+    exports: Sequence[str] = EXPORTS  # the kinds of file that can hold the storyline
     view_only: bool = False
     blocked: str = ""  # why nothing can be generated here, in words
     media_base: str = ""
@@ -301,6 +307,8 @@ def drafting_message(draft: DraftFacts) -> str:
         case "waiting" if draft.place:
             jobs = "job" if draft.place == 1 else "jobs"
             return f"{draft.place} {jobs} before your storyline: one model works at a time."
+        case "waiting" if draft.behind_loading:
+            return f"Waiting until the film model is loaded: then {draft.title} takes its place."
         case "waiting":
             return f"Asking {draft.title}…"
         case "loading":
@@ -325,14 +333,14 @@ def story(facts: Facts) -> dict[str, Any]:
             "done": draft.done,
             "of": draft.of,
             "first": draft.first,
+            "awaited": list(draft.awaited),
         }
         if draft and facts.story.writing
         else None,
         "problem": problem(facts) if draft and draft.state == "failed" and not facts.view_only else None,
         "telling": telling.model_dump(),
-        "exports": {kind: facts.url(f"storyline/{kind}") for kind in EXPORTS} if facts.plan.clips else {},
-        "can_tell": facts.story.can_tell,
-        "why_not": facts.story.why_not,
+        "exports": {kind: facts.url(f"storyline/{kind}") for kind in facts.exports} if facts.plan.clips else {},
+        "fields": facts.story.fields,
     }
 
 
@@ -353,7 +361,9 @@ def problem(facts: Facts) -> dict[str, Any] | None:
         "choices": [
             {"label": "Try again", "source": draft.source},
             *(other for other in others if other["source"] != draft.source),
-        ],
+        ]
+        if draft.source
+        else [],
     }
 
 
@@ -421,6 +431,7 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         "number": planned.index + 1,
         "prompt": planned.clip.prompt,
         "caption": planned.clip.caption,
+        "caption_language": planned.clip.caption_language if planned.clip.caption else "",
         "negative_prompt": planned.clip.negative_prompt,
         "remarks": list(facts.remarks.get(planned.index, ())),
         "seed": planned.seed,

@@ -12,6 +12,7 @@ import gradio as gr
 
 from engine.errors import InputError, ProjectNotFound, StudioError
 from studio.routes import PREFIX
+from studio.tokens import Grant
 
 if TYPE_CHECKING:
     from studio import Studio
@@ -108,8 +109,8 @@ class Endpoints:
 
     def status(self, project_id: str, token: str) -> dict:
         """Phase, message, estimate, and the status of every clip."""
-        self._check(project_id, token, scopes=("view", "edit"))
-        status = self.actions.status(project_id)
+        grant = self._check(project_id, token, scopes=("view", "edit"))
+        status = self.actions.status(project_id, view_only=grant.scope == "view")
         name = (status["export"] or {}).get("name")
         done = name and status["export"]["state"] == "done"
         return status | {
@@ -121,11 +122,12 @@ class Endpoints:
         self._check(project_id, token)
         return self.actions.act(project_id, {"action": "export"})
 
-    def _check(self, project_id: str, token: str, scopes: tuple[str, ...] = ("edit",)) -> None:
+    def _check(self, project_id: str, token: str, scopes: tuple[str, ...] = ("edit",)) -> Grant:
         known = isinstance(token, str) and isinstance(project_id, str) and self.actions.exists(project_id)
         grant = self.studio.tokens.check(token, project_id) if known else None
         if grant is None or grant.scope not in scopes:
             raise ProjectNotFound("There is no such project, or the token does not open it.", "Check both.")
+        return grant
 
     def _prompts(self, project_id: str) -> dict:
         return {"prompts": [clip.prompt for clip in self.actions.library.project(project_id).clips]}

@@ -1,9 +1,11 @@
 """Storylines written by a language model in the job lane: card by card, stopped, failed, gone on with."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
+from engine.errors import InputError
 from tests.studio.drafters import FOLDER
 
 
@@ -37,9 +39,11 @@ def test_cards_appear_one_at_a_time_and_are_one_edit(writing, new_film, told):
     (told / "hold").write_text("3")
     film = new_film(writing)
     film.do("draft", keywords="a dog", length=4)
-    state = film.until(lambda s: len(s["clips"]) == 2)
+    state = film.until(lambda s: (s["story"]["drafting"] or {}).get("done") == 2)
     assert state["phase"] == "drafting" and state["primary"]["action"] == "stop_draft"
-    assert state["story"]["drafting"] == {"state": "writing", "title": "Qwen for tests", "done": 2, "of": 4, "first": 0}
+    assert len(state["clips"]) == 2
+    drafting = {"state": "writing", "title": "Qwen for tests", "done": 2, "of": 4, "first": 0, "awaited": []}
+    assert state["story"]["drafting"] == drafting
     assert "Writing card 3 of 4 with Qwen for tests" in state["message"]
     film.do("set_prompt", clip_id=state["clips"][0]["id"], prompt="Mine, edited meanwhile.")
     (told / "hold").unlink()
@@ -135,13 +139,24 @@ def test_a_film_without_end_asks_for_one_beat_after_another(writing, new_film, t
     film = new_film(writing, clips=1)
     film.do("extend", count="forever")
     film.until(lambda s: len(s["clips"]) >= 4 and s["clips"][3]["status"] == "done", 40)
-    film.act("stop_draft")
-    film.act("stop")
-    (told / "hold").write_text("1")
-    film.until(lambda s: s["phase"] in ("finished", "paused", "drafting"))
-    film.act("stop_draft")
-    state = film.until(lambda s: s["phase"] in ("finished", "paused"))
+    film.act("stop")  # whatever it is doing at this moment, one click ends it
+    state = film.until(lambda s: s["phase"] in ("finished", "paused", "ready"))
+    count, asked = len(state["clips"]), len((told / "briefs").read_text().splitlines())
     assert prompts(state)[1:4] == [f"a hill, night: beat 1 after {n}." for n in (1, 2, 3)]
+    time.sleep(0.5)
+    assert len(film.state()["clips"]) == count and len((told / "briefs").read_text().splitlines()) == asked
+
+
+@pytest.mark.parametrize("action", ["stop", "pause", "stop_draft"])
+def test_a_film_without_end_ends_while_its_next_beat_is_written(writing, new_film, told, action):
+    (told / "hold").write_text("1")
+    film = new_film(writing, clips=1)
+    film.do("extend", count="forever")
+    film.until(lambda s: s["phase"] == "drafting")
+    film.do(action)
+    (told / "hold").unlink()
+    state = film.until(lambda s: s["phase"] != "drafting")
+    assert state["phase"] == "finished" and len(state["clips"]) == 1 and not writing.queue.busy(film.id)
 
 
 def test_the_next_beat_is_a_card_and_no_clip(writing, new_film):
@@ -227,3 +242,124 @@ def test_a_studio_that_closes_while_drafting_keeps_the_cards(writing, open_studi
     film.token = again.tokens.give(film.id, "edit")
     state = film.state()
     assert len(state["clips"]) == 2 and state["phase"] == "ready" and not again.queue.busy(film.id)
+    problem = state["story"]["problem"]
+    assert "restarted" in problem["message"] and (problem["kept"], problem["of"]) == (2, 9) and not problem["choices"]
+    assert film.do("stop_draft")["story"]["problem"] is None
+
+
+def test_a_film_without_end_goes_on_after_a_restart_in_the_middle_of_a_draft(writing, open_studio, new_film, told):
+    (told / "hold").write_text("1")
+    film = new_film(writing, clips=1)
+    film.do("extend", count="forever")
+    film.until(lambda s: s["phase"] == "drafting")
+    writing.close()
+    again = open_studio("fast", start=False)
+    assert again.queue.job_of(film.id).forever
+
+
+def test_the_lane_is_as_patient_with_a_language_model_as_with_an_unknown_film_model(writing, new_film, told):
+    film = new_film(writing, clips=1)
+    film.do("generate")
+    film.until_phase("finished")
+    (told / "hold").write_text("1")
+    film.do("next_beat")
+    film.until(lambda s: s["phase"] == "drafting" and s["story"]["drafting"]["state"] == "loading")
+    assert writing.queue._stall_limit_s(writing.queue.job_of(film.id, "draft")) >= 1800
+    film.do("stop_draft")
+    film.until(lambda s: s["phase"] == "finished")
+
+
+def test_a_draft_that_the_lane_refuses_leaves_no_trace(writing, new_film, monkeypatch):
+    film = new_film(writing)
+
+    def full(*_: object, **__: object) -> None:
+        raise InputError("You have 4 jobs under way, the limit here.")
+
+    monkeypatch.setattr(writing.queue, "enqueue", full)
+    assert film.act("draft", length=2).status_code == 400
+    assert film.state()["phase"] == "draft"
+
+
+@pytest.mark.expects_errors
+def test_a_bug_when_the_last_card_is_there_is_a_problem_with_an_id(writing, new_film, monkeypatch):
+    film = new_film(writing)
+    monkeypatch.setattr(writing.actions.drafting, "_leave", lambda *_: 1 / 0)
+    film.do("draft", length=1)
+    problem = film.until(lambda s: s["story"]["problem"])["story"]["problem"]
+    assert len(problem["id"]) == 8 and problem["kept"] == 1
+
+
+def test_clips_under_way_are_not_rewritten(writing, new_film, told):
+    film = new_film(writing, clips=3)
+    ids = [clip["id"] for clip in film.state()["clips"]]
+    (told / "fail-2").touch()
+    film.do("redraft_from", clip_id=ids[0])
+    film.until(lambda s: s["story"]["problem"])
+    film.do("generate")
+    for action, details in (("redraft_from", {"clip_id": ids[2]}), ("draft_again", {})):
+        assert "Pause first" in film.act(action, **details).json()["hint"]
+    film.until_phase("finished")
+
+
+def test_a_failed_draft_is_forgotten_once_its_cards_are_gone(writing, new_film, told):
+    (told / "fail-3").touch()
+    film = new_film(writing)
+    film.do("draft", keywords="a dog", length=4)
+    film.until(lambda s: s["story"]["problem"])
+    assert film.do("undo")["story"]["problem"] is None
+    film.do("draft", keywords="a dog", length=4)
+    film.until(lambda s: s["story"]["problem"])
+    assert film.do("import_storyline", name="a.txt", text="One.\nTwo.\nThree.")["story"]["problem"] is None
+    film.do("draft", keywords="a dog", length=4)
+    state = film.until(lambda s: s["story"]["problem"])
+    film.do("delete", clip_id=state["clips"][0]["id"])
+    assert "not there any more" in film.act("draft_again").json()["message"]
+    assert film.state()["story"]["problem"] is None
+
+
+def test_a_refused_second_try_keeps_the_problem(writing, new_film, told, monkeypatch):
+    (told / "fail-2").touch()
+    film = new_film(writing)
+    film.do("draft", keywords="a dog", length=3)
+    film.until(lambda s: s["story"]["problem"])
+    others = [new_film(writing) for _ in range(4)]
+    owner = writing.actions.library.owner(film.id)
+    for other in others:
+        writing.queue.enqueue("export", other.id, owner)
+    if film.act("draft_again").status_code == 400:
+        assert film.state()["story"]["problem"]["kept"] == 1
+
+
+def test_cards_keep_their_order_when_others_go_or_come_meanwhile(writing, new_film, told):
+    (told / "hold").write_text("2")
+    film = new_film(writing, clips=4)
+    film.do("draft", keywords="a dog", length=4)
+    state = film.until(lambda s: (s["story"]["drafting"] or {}).get("done") == 1)
+    ids = [clip["id"] for clip in state["clips"]]
+    assert state["story"]["drafting"]["awaited"] == ids[1:]
+    film.do("delete", clip_id=ids[2])
+    film.do("set_prompt", clip_id=ids[3], prompt="Typed by me just now.")
+    film.do("insert", after=ids[0], prompt="Put in between.")
+    assert film.state()["story"]["drafting"]["awaited"] == ids[1:3]
+    (told / "hold").unlink()
+    state = film.until(lambda s: s["phase"] == "ready")
+    told_in_order = ["a dog: beat 1 after 0.", "Put in between.", "a dog: beat 2 after 0.", "a dog: beat 3 after 0."]
+    assert prompts(state) == [*told_in_order, "Typed by me just now."]
+
+
+def test_undoing_a_draft_keeps_a_title_given_meanwhile(writing, new_film, told):
+    (told / "hold").write_text("2")
+    film = new_film(writing)
+    film.do("draft", keywords="a dog", length=2)
+    film.until(lambda s: len(s["clips"]) == 1)
+    film.do("set_settings", title="My great film")
+    (told / "hold").unlink()
+    film.until(lambda s: s["phase"] == "ready")
+    assert film.do("undo")["project"]["title"] == "My great film"
+
+
+def test_a_whole_storyline_is_not_taken_from_under_a_film(open_studio, new_film):
+    film = new_film(open_studio("gated"))
+    film.do("draft", length=2)
+    film.do("generate")
+    assert "Pause first" in film.act("undo").json()["hint"]
