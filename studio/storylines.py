@@ -164,9 +164,7 @@ class Storylines:
         return draft(TemplateDrafter(), self._brief(project_id, project, position, 1)).prompts[0]
 
     def _draft_again(self, project_id: str, body: Body) -> None:
-        source = body.get("source", "")
-        if not isinstance(source, str):
-            raise InputError("The drafter must be named.", "Use one that the page offers.")
+        source = source_of(body)
         failed = self._drafting.of(project_id)
         if failed and failed.awaited:
             self._refuse_while_working(project_id)
@@ -174,10 +172,7 @@ class Storylines:
         self._drafting.again(project_id, source, seed=secrets.randbelow(MAX_SEED))
 
     def _choice(self, project_id: str, body: Body) -> Choice:
-        source = body.get("source", "")
-        if not isinstance(source, str):
-            raise InputError("The drafter must be named.", "Use one that the page offers.")
-        return self._drafting.choice(self._library.preset(self._library.project(project_id)), source)
+        return self._drafting.choice(self._library.preset(self._library.project(project_id)), source_of(body))
 
     def _brief(self, project_id: str, project: Project, position: int, count: int) -> Brief:
         """The brief for `count` cards from `position` on: they continue the cards before, and what is seen there."""
@@ -299,6 +294,14 @@ class Storylines:
                 f"Up to {self._most} clips can be added at a time, got {number}.", "Extend the film later."
             )
         return number
+
+
+def source_of(body: Body) -> str:
+    """The drafter that `body` names, "" for the chosen one."""
+    source = body.get("source", "")
+    if not isinstance(source, str):
+        raise InputError("The drafter must be named.", "Use one that the page offers.")
+    return source
 
 
 def idea_of(text: str) -> str:
