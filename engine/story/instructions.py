@@ -8,9 +8,10 @@ import json
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 
 from engine.config import ASSETS
 from engine.domain import MAX_SEED, Pace, Tone
@@ -25,6 +26,7 @@ MAX_ANSWER_TOKENS = 16_000  # half of the 32,768 that Qwen2.5-VL was trained on,
 MAX_PARTS = 8
 LEAST_SAID = 40  # characters that a prompt says about its subject
 EARLIER_ACTIONS = 16
+ALIKE = 3  # latest prompts that are asked for how they begin
 SHORTENED = 300  # characters of an earlier prompt that is shown for the story, not for its wording
 LANGUAGE_NAMES = {
     "ar": "Arabic", "cs": "Czech", "de": "German", "el": "Greek", "es": "Spanish", "fr": "French", "he": "Hebrew",
@@ -189,6 +191,7 @@ def story_ask(brief: Brief, limits: Limits, number: int) -> Ask:
     data = {
         "keywords": keywords(brief),
         "film_so_far": shortened(brief.so_far, 2, 8),
+        "they_begin": "" if moves(brief) else common_opening(brief.so_far),
         "not_like_these": shortened(brief.other_than, 4, 4),
         "moves": moves_data(brief),
     }
@@ -201,6 +204,13 @@ def story_ask(brief: Brief, limits: Limits, number: int) -> Ask:
         story_keys(brief, parts),
     ]
     return asked(brief, lines, shape, number, picture=True)
+
+
+def common_opening(prompts: Sequence[str]) -> str:
+    """The words that the latest of several prompts begin with: their subject, or more, or less."""
+    words = zip(*(prompt.split() for prompt in prompts[-ALIKE:]), strict=False)
+    shared = [found[0] for found in takewhile(lambda found: len(set(found)) == 1, words)]
+    return " ".join(shared)[:SHORTENED] if len(prompts) > 1 and len(shared) > 1 else ""
 
 
 def origin_line(brief: Brief) -> str:
@@ -237,6 +247,8 @@ def telling_lines(brief: Brief) -> str:
 
 def story_keys(brief: Brief, parts: int) -> str:
     again = "in the very words of “film_so_far”, " if brief.so_far else ""
+    if common_opening(brief.so_far) and not moves(brief):
+        again = "in the words of “they_begin” as far as those name it and not what it does, "
     length = "at most 6 words and none about light, weather or time" if moves(brief) else "5 to 15 words"
     when = "at the end of “film_so_far”" if brief.so_far and not brief.is_last_frame else "in the picture"
     keys = [

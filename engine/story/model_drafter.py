@@ -16,12 +16,14 @@ from engine.domain import Beat, Source, clean_prompt
 from engine.errors import InputError, StorylineError
 from engine.story.drafter import Brief
 from engine.story.instructions import (
+    ALIKE,
     TIMES,
     Limits,
     Story,
     beat_shape,
     beats_ask,
     beats_at_once,
+    common_opening,
     max_subject,
     moves,
     num_parts,
@@ -33,6 +35,9 @@ from engine.story.schemas import ANY_SCRIPT, ENGLISH, PHRASE
 from engine.story.template import parse_keywords, phrase_for
 from engine.story.writer import Ask, Writer
 
+NO_SUBJECT = {"camera", "scene", "view", "picture", "light"}
+LINKING = {"a", "an", "and", "at", "by", "from", "in", "near", "of", "on", "or", "the", "to", "under", "with"}
+VERB = re.compile(r"[a-z]*[^\Ws]s\b")  # of one thing: “runs”, “is”; that of several looks like any word
 MAX_MISSES = 2  # questions in a row that may go without a usable answer after a first one
 TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": "'", "”": "'", '"': "'", "—": " - ", "–": "-", "…": "..."})
 TRAILING = re.compile(r"(?i)(\s*,|\s+(a|an|the|and|or|of|in|on|at|with|under|by|to|from|near))+\s*$")
@@ -218,14 +223,13 @@ class _Draft:
         return action.name if action else None
 
     def _same_subject(self, subject: str) -> str:
-        """`subject`, unless the prompts so far name theirs in other words: then those."""
+        """`subject`, unless the prompts so far surely name it in other words: then those."""
         so_far = self.brief.so_far
         if not so_far or self._moves or subject.casefold() in so_far[-1].casefold():
             return subject
-        opening = TRAILING.sub("", common_opening(so_far[-3:]))
-        if len(so_far) > 1 and re.fullmatch(f"[A-Z]{PHRASE}{{4,{max_subject(self.brief)}}}", opening):
-            return opening if len(opening.split()) > 1 else subject
-        return subject
+        opening = common_opening(so_far)
+        fits = re.fullmatch(f"[A-Z]{PHRASE}{{4,{max_subject(self.brief)}}}", opening)
+        return opening if fits and names(opening, subject, so_far[-ALIKE:]) else subject
 
     def _subject(self, text: str) -> str:
         """The subject as it can start every prompt; for a small model, without words that ask for a move."""
@@ -240,14 +244,19 @@ class _Draft:
         return subject
 
 
-def common_opening(prompts: Sequence[str]) -> str:
-    """The words that all prompts begin with."""
-    shared = []
-    for words in zip(*(prompt.split() for prompt in prompts), strict=False):
-        if len(set(words)) > 1:
-            break
-        shared.append(words[0])
-    return " ".join(shared)
+def names(opening: str, subject: str, prompts: Sequence[str]) -> bool:
+    """Whether the `opening` of all `prompts` is a noun phrase for `subject` and holds nothing that happens.
+
+    In doubt it does not. It must share a noun with the subject, which nothing but “in a meadow” or the like may follow,
+    and in every prompt a verb comes next: “A grey horse in a meadow” | lies, runs; not “The dog runs” | across, to.
+    """
+    said = opening.casefold().split()
+    shared = [place for place, word in enumerate(said) if word in subject.casefold().split() and word not in LINKING]
+    if NO_SUBJECT & set(said[:2]) or not shared or said[-1] in LINKING:
+        return False
+    after_noun = said[shared[-1] + 1 :]
+    rests = [prompt.split()[len(said) :] for prompt in prompts]
+    return (not after_noun or after_noun[0] in LINKING) and all(rest and VERB.match(rest[0]) for rest in rests)
 
 
 def plain(text: str) -> str:

@@ -34,6 +34,16 @@ def spoiled(change, *, only=lambda number: True):
     return ScriptedWriter(answer)
 
 
+def calling_it(subject):
+    """A writer that follows the schema and has a subject of its own."""
+
+    def answer(ask, number):
+        said = json.loads(obedient(ask))
+        return json.dumps(said | {"subject": subject} if number == 0 else said)
+
+    return ScriptedWriter(answer)
+
+
 def data_of(ask):
     return json.loads(re.search(r"<data>\n(.*)\n</data>", ask.text, re.DOTALL).group(1))
 
@@ -156,10 +166,42 @@ def test_the_next_beat_starts_from_the_last_frame_and_a_redraft_from_the_last_pr
 
 def test_a_story_goes_on_with_the_subject_that_its_prompts_name_whatever_the_model_calls_it():
     so_far = tuple(f"A tall grey horse in a meadow {does}." for does in ("lies down", "sleeps", "runs off"))
-    for prompt in written(ScriptedWriter(), 3, so_far=so_far).prompts:
+    writer = calling_it("A horse on some grass")
+    for prompt in written(writer, 3, so_far=so_far).prompts:
         assert prompt.startswith("A tall grey horse in a meadow ")
-    for unlike in (("A dog sits.", "The sea is calm."), ("A dog sits.",)):
-        assert not written(ScriptedWriter(), 1, so_far=unlike).prompts[0].startswith("A dog sits")
+
+
+@pytest.mark.parametrize(
+    "so_far",
+    [
+        ("A dog sits.", "The sea is calm."),
+        ("A dog sits.",),
+        ("The camera zooms in on a dog.", "The camera pans over a dog."),
+        ("The dog runs across the street.", "The dog runs to a tree."),
+        ("The dog runs and jumps.", "The dog runs and barks."),
+        ("The dog sees ducks.", "The dog sees birds."),
+        ("The dog owner waves.", "The dog owner laughs."),
+        ("A small boat rocks.", "A small boat sinks."),
+        ("The dog's tail wags.", "The dog's tail drops."),
+        ("The dog", "The dog sleeps."),
+        ("The dog barks twice.",) * 3,
+    ],
+    ids=lambda so_far: so_far[-1],
+)
+def test_words_that_prompts_share_are_no_subject_unless_they_surely_name_it(so_far):
+    writer = ScriptedWriter()
+    assert written(writer, 1, so_far=so_far).prompts[0].startswith(DOG)
+
+
+def test_how_the_prompts_so_far_begin_is_said_where_the_subject_is_asked_for(pocket):
+    alike, unlike, small = ScriptedWriter(), ScriptedWriter(), ScriptedWriter()
+    so_far = ("A cat sits.", "The dog runs across the street.", "The dog runs to a tree.", "The dog runs off.")
+    written(alike, 1, so_far=so_far)
+    written(unlike, 1, so_far=("The cat sits.", *so_far[1:2]))
+    written(small, 1, so_far=so_far, vocabulary=pocket)
+    assert data_of(alike.asks[0])["they_begin"] == "The dog runs" and '"they_begin" as far' in alike.asks[0].text
+    for writer in (unlike, small):
+        assert "they_begin" not in writer.asks[0].text and 'the very words of "film_so_far"' in writer.asks[0].text
 
 
 @pytest.mark.parametrize(
@@ -328,11 +370,7 @@ def test_a_model_that_never_answers_what_was_asked_ends_a_draft(answer):
 
 @pytest.mark.parametrize("subject", ["", "x", "{dog}", "<b>A dog</b>", 'A "dog" [0-9]+', "A dog " * 40, 3, ["A dog"]])
 def test_a_subject_that_cannot_be_repeated_is_asked_for_again(subject):
-    def answer(ask, number):
-        said = json.loads(obedient(ask))
-        return json.dumps(said | {"subject": subject} if number == 0 else said)
-
-    writer = ScriptedWriter(answer)
+    writer = calling_it(subject)
     written(writer, 2)
     assert len(writer.asks) == 3 or data_of(writer.asks[1])["subject"] == "A 'dog' 0-9"
 
@@ -364,11 +402,7 @@ def test_a_prompt_with_its_move_is_kept_and_one_without_is_replaced(pocket):
     ("subject", "kept"), [("A golden dog on a snowy road", "a dog on a road"), ("A night", "the scene")]
 )
 def test_the_subject_itself_asks_for_no_move(pocket, subject, kept):
-    def answer(ask, number):
-        said = json.loads(obedient(ask))
-        return json.dumps(said | {"subject": subject} if number == 0 else said)
-
-    prompts = written(ScriptedWriter(answer), 3, vocabulary=pocket).prompts
+    prompts = written(calling_it(subject), 3, vocabulary=pocket).prompts
     assert all(kept in prompt.lower() for prompt in prompts)
 
 
