@@ -23,7 +23,7 @@ from engine import __version__
 from engine.errors import BackendUnavailable
 
 DEADLINE_S = 10.0
-MAX_BYTES = 25_000_000
+LEAST_CONNECT_S = 2.0  # for one address of several
 MAX_REDIRECTS = 3
 HEADROOM_BYTES = 300_000  # headers, and chunk sizes within a body
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -82,7 +82,7 @@ class Fetcher:
         """Made at the first request: reading the certificate authorities takes longer than many an answer."""
         return self._given_context or httpcore.default_ssl_context()
 
-    def get(self, address: str, *, accept: str, max_bytes: int = MAX_BYTES) -> bytes:
+    def get(self, address: str, *, accept: str, max_bytes: int) -> bytes:
         """The body at `address`. Every way in which that fails is a `BackendUnavailable`."""
         deadline = time.monotonic() + self._deadline_s
         target = self._checked(address)
@@ -170,11 +170,13 @@ class PinnedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         addresses = checked_addresses(host, within(self._budget, self._resolve, host))
-        for last, address in enumerate(addresses, start=1 - len(addresses)):
+        for untried, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            left = self._budget.left_s()
+            share = min(left, max(LEAST_CONNECT_S, left / untried))
             try:
-                stream = self._inner.connect_tcp(address, port, self._budget.left_s(), None, socket_options or ())
-            except httpcore.ConnectError:
-                if last == 0:
+                stream = self._inner.connect_tcp(address, port, share, None, socket_options or ())
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if untried == 1:
                     raise
             else:
                 return MeteredStream(stream, self._budget)

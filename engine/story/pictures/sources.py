@@ -15,11 +15,10 @@ from typing import Protocol
 from engine.config import ASSETS, Config
 from engine.domain import Credit, new_id
 from engine.errors import ConfigError, InputError, nearest
+from engine.media.importer import MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 
 MAX_QUERY_CHARACTERS = 200  # Openverse cuts a longer one
-MIN_SIDE, MAX_SIDE = 320, 16384  # smaller pictures make no film worth watching
-MAX_PIXELS = 40_000_000
-MAX_ASPECT = 4
+MIN_SIDE = 320  # smaller pictures make no film worth watching; the other bounds are those of an import
 FOLDER_MARKS = ("/", "\\", "~", ".")  # an entry of `Config.pictures` with one of them is a folder
 
 
@@ -94,7 +93,10 @@ def _source(entry: str, contact: str) -> PictureSource:
     if entry in SOURCES:
         return SOURCES[entry](contact)
     if any(mark in entry for mark in FOLDER_MARKS):
-        path = Path(entry).expanduser()
+        try:
+            path = Path(entry).expanduser()
+        except RuntimeError as err:  # “~name” of a user that there is not
+            raise ConfigError(f"There is no folder of pictures {entry[:80]}.", "Write it from the root on.") from err
         return _folder(path, name=entry, title=path.name or "Pictures")
     raise ConfigError(
         f"There is no picture source “{entry[:40]}”.", f"{nearest(entry, list(SOURCES))} A folder is given as ./name."

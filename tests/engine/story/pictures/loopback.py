@@ -42,6 +42,8 @@ class Web:
         self.names: list[str | None] = []
         self.resolved: list[str] = []
         self.deaf: set[str] = set()  # addresses that take no connection
+        self.hanging: set[str] = set()  # that neither take nor refuse one; the wait itself is left out
+        self.limits_s: list[float | None] = []  # of each connection
         self.addresses: Callable[[str], Sequence[str]] = lambda host: [PUBLIC]
 
     @cached_property
@@ -113,8 +115,11 @@ class StandIn(httpcore.SyncBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         self._web.connected.append((host, port))
+        self._web.limits_s.append(timeout)
         if host in self._web.deaf:
             raise httpcore.ConnectError("no connection")
+        if host in self._web.hanging:
+            raise httpcore.ConnectTimeout("no answer")
         return Plain(super().connect_tcp("127.0.0.1", self._web.port, timeout), self._web)
 
 

@@ -17,6 +17,7 @@ from tests.engine.story.pictures.loopback import PUBLIC, answer, redirect
 
 HOST = "pictures.test"
 FILE = f"https://{HOST}/a.jpg"
+MOST = 25_000_000
 
 # Never opened, and never even looked up: none of them names an allowed host over https at port 443.
 REFUSED = [
@@ -130,14 +131,14 @@ HOSTILE_ADDRESSES = [
 
 def refused(web, address: str = FILE, **options: float) -> BackendUnavailable:
     with pytest.raises(BackendUnavailable) as refusal:
-        web.fetcher(HOST, **options).get(address, accept="image/*")
+        web.fetcher(HOST, **options).get(address, accept="image/*", max_bytes=MOST)
     assert refusal.value.message.count(".") >= 1 and refusal.value.hint
     return refusal.value
 
 
 def test_a_file_of_an_allowed_host_is_fetched_at_the_pinned_address(web):
     web.answers["/a.jpg"] = answer(b"the picture")
-    assert web.fetcher(HOST).get(FILE, accept="image/jpeg") == b"the picture"
+    assert web.fetcher(HOST).get(FILE, accept="image/jpeg", max_bytes=MOST) == b"the picture"
     assert web.connected == [(PUBLIC, 443)]
     assert web.names == [HOST]
     assert web.requests == [(HOST, "/a.jpg")]
@@ -146,7 +147,7 @@ def test_a_file_of_an_allowed_host_is_fetched_at_the_pinned_address(web):
 @pytest.mark.parametrize("spelled", ["https://PICTURES.test/a.jpg", "https://pictures.test:443/a.jpg"])
 def test_other_spellings_of_the_same_address_are_the_same(web, spelled):
     web.answers["/a.jpg"] = answer(b"the picture")
-    assert web.fetcher(HOST).get(spelled, accept="*/*") == b"the picture"
+    assert web.fetcher(HOST).get(spelled, accept="*/*", max_bytes=MOST) == b"the picture"
 
 
 def test_a_request_names_the_product_and_carries_nothing_of_anybody(web, monkeypatch):
@@ -154,8 +155,8 @@ def test_a_request_names_the_product_and_carries_nothing_of_anybody(web, monkeyp
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     web.answers["/a.jpg"] = answer(b"x", set_cookie="tracked=1")
     fetcher = web.fetcher(HOST, contact="studio@example.org")
-    fetcher.get(FILE, accept="image/jpeg")
-    fetcher.get(FILE, accept="image/jpeg")
+    fetcher.get(FILE, accept="image/jpeg", max_bytes=MOST)
+    fetcher.get(FILE, accept="image/jpeg", max_bytes=MOST)
     assert web.headers[0] == web.headers[1]
     assert set(web.headers[1]) == {"host", "user-agent", "accept", "accept-encoding", "connection"}
     assert web.headers[1]["user-agent"].startswith("StableVideoInfinityStudio/")
@@ -183,13 +184,13 @@ def test_the_suite_is_as_large_as_it_says():
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_within_the_allowed_hosts_is_followed(web, location, status):
     web.answers |= {"/a.jpg": redirect(location, status), "/b.jpg": answer(b"moved here")}
-    assert web.fetcher(HOST).get(FILE, accept="*/*") == b"moved here"
+    assert web.fetcher(HOST).get(FILE, accept="*/*", max_bytes=MOST) == b"moved here"
     assert len(web.connected) == len(web.resolved) == 2
 
 
 def test_three_redirects_are_followed_and_a_fourth_is_not(web):
     web.answers |= {f"/{n}": redirect(f"/{n + 1}") for n in range(9)} | {"/3": answer(b"there")}
-    assert web.fetcher(HOST).get(f"https://{HOST}/0", accept="*/*") == b"there"
+    assert web.fetcher(HOST).get(f"https://{HOST}/0", accept="*/*", max_bytes=MOST) == b"there"
     web.answers["/3"] = redirect("/4")
     web.requests.clear()
     refused(web, f"https://{HOST}/0")
@@ -223,7 +224,7 @@ def test_a_name_is_looked_up_once_a_request_and_that_answer_is_connected_to(web)
     answers = iter([["93.184.216.99"], ["127.0.0.1"]])
     web.addresses = lambda host: next(answers)
     web.answers["/a.jpg"] = answer(b"the picture")
-    assert web.fetcher(HOST).get(FILE, accept="*/*") == b"the picture"
+    assert web.fetcher(HOST).get(FILE, accept="*/*", max_bytes=MOST) == b"the picture"
     assert web.connected == [("93.184.216.99", 443)]
     refused(web)
     assert len(web.connected) == 1
@@ -251,13 +252,27 @@ def test_the_next_address_is_tried_when_one_does_not_answer(web):
     web.addresses = lambda host: ["2606:4700::1", PUBLIC]
     web.deaf = {"2606:4700::1"}
     web.answers["/a.jpg"] = answer(b"the picture")
-    assert web.fetcher(HOST).get(FILE, accept="*/*") == b"the picture"
+    assert web.fetcher(HOST).get(FILE, accept="*/*", max_bytes=MOST) == b"the picture"
     assert web.connected == [("2606:4700::1", 443), (PUBLIC, 443)]
     web.deaf |= {PUBLIC}
     refused(web)
 
 
 # Time
+
+
+@pytest.mark.parametrize("deadline_s", [1.0, 10.0, 30.0])
+def test_an_address_that_hangs_leaves_time_for_the_next(web, deadline_s):
+    web.addresses = lambda host: ["2606:4700::1", "2606:4700::2", PUBLIC]
+    web.hanging = {"2606:4700::1", "2606:4700::2"}
+    web.answers["/a.jpg"] = answer(b"the picture")
+    assert web.fetcher(HOST, deadline_s=deadline_s).get(FILE, accept="*/*", max_bytes=MOST) == b"the picture"
+    first, second, last = web.limits_s
+    assert min(deadline_s, max(2, deadline_s / 3)) == pytest.approx(first, abs=0.5)
+    assert min(deadline_s, max(2, deadline_s / 2)) == pytest.approx(second, abs=0.5)
+    assert deadline_s == pytest.approx(last, abs=0.5)
+    web.hanging |= {PUBLIC}
+    assert "too long" in refused(web).message
 
 
 def test_a_resolver_that_hangs_is_given_up(web):
@@ -441,7 +456,7 @@ def over_tls(certificate, address: str, *, trusted: bool) -> tuple[bytes, list[s
         deadline_s=5,
     )
     try:
-        return fetcher.get(address, accept="*/*"), names
+        return fetcher.get(address, accept="*/*", max_bytes=MOST), names
     finally:
         listener.close()
 

@@ -457,7 +457,9 @@ def test_sources_come_in_the_order_that_the_operator_names_them(folder):
     assert sources_of(Config()) == ()
 
 
-@pytest.mark.parametrize("pictures", ["openvers", "https://evil.test/pictures", "./no-such-folder", "google"])
+@pytest.mark.parametrize(
+    "pictures", ["openvers", "https://evil.test/pictures", "./no-such-folder", "google", "~nosuchuser/x"]
+)
 def test_an_unknown_source_is_named_when_the_studio_starts(pictures):
     with pytest.raises(ConfigError) as refusal:
         sources_of(Config(pictures=pictures))
