@@ -144,7 +144,10 @@ def drafter_folder(text: str) -> Path:
         if weights_bytes(inside) is None:
             raise missing(text)
         return inside
-    folder = Path(text).expanduser()
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError as err:  # “~name” of a user that there is not
+        raise ConfigError(f"There is no folder {text[:80]}.", "Write the drafter's folder from the root on.") from err
     if weights_bytes(folder) is None:
         raise ConfigError(
             f"There is no complete model in the folder {folder.name}.",

@@ -39,7 +39,7 @@ from engine.errors import (
     WeightsMissing,
 )
 from engine.media import image
-from engine.story.choose import WORKING_BYTES, QwenModel
+from engine.story.choose import WORKING_BYTES, QwenModel, command, entry_of
 from engine.story.writer import Ask
 from engine.tiers import Machine, in_gb
 from engine.weights.header import BASE_HEADER_BYTES, TensorInfo, read_header
@@ -71,7 +71,6 @@ MAX_CONFIG_BYTES = 1 << 20
 PACKAGES = {"awq": ("gptqmodel",), "gptq": ("gptqmodel", "optimum"), "bitsandbytes": ("bitsandbytes",)}
 LACK_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # as torch and cuBLAS say it
 SMALLER = "Close other programs, choose a smaller model or its -AWQ version, or draft with templates."
-AGAIN = "Get it again: python -m engine weights download."
 
 
 @dataclass(frozen=True)
@@ -324,13 +323,13 @@ def read_config(folder: Path) -> dict[str, object]:
     """config.json of a Qwen-VL. Raises `WeightsMissing` without one, `WeightsMismatch` for another kind of model."""
     file = folder / "config.json"
     if not file.is_file():
-        raise WeightsMissing(f"There is no model in the folder {folder.name}: it has no config.json.", AGAIN)
+        raise WeightsMissing(f"There is no model in the folder {folder.name}: it has no config.json.", again(folder))
     try:
         config = json.loads(file.read_bytes()) if file.stat().st_size <= MAX_CONFIG_BYTES else None
     except (ValueError, RecursionError) as err:
-        raise WeightsMismatch(f"config.json in {folder.name} is not JSON.", AGAIN) from err
+        raise WeightsMismatch(f"config.json in {folder.name} is not JSON.", again(folder)) from err
     if not isinstance(config, dict):
-        raise WeightsMismatch(f"config.json in {folder.name} does not describe a model.", AGAIN)
+        raise WeightsMismatch(f"config.json in {folder.name} does not describe a model.", again(folder))
     kind = config.get("model_type")
     if not (isinstance(kind, str) and kind.startswith("qwen") and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
         raise WeightsMismatch(
@@ -347,12 +346,14 @@ def tensors_in(folder: Path) -> list[tuple[str, TensorInfo]]:
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-            raise WeightsMismatch(f"{index.name} in {folder.name} is damaged.", AGAIN) from err
+            raise WeightsMismatch(f"{index.name} in {folder.name} is damaged.", again(folder)) from err
         if not all(isinstance(name, str) and name.endswith(".safetensors") and "/" not in name for name in names):
-            raise WeightsMismatch(f"{index.name} in {folder.name} names files that are not safetensors.", AGAIN)
+            raise WeightsMismatch(f"{index.name} in {folder.name} names files that are not safetensors.", again(folder))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
-            raise WeightsMissing(f"{folder.name} lacks {len(absent)} of {len(names)} files, {absent[0]} first.", AGAIN)
+            raise WeightsMissing(
+                f"{folder.name} lacks {len(absent)} of {len(names)} files, {absent[0]} first.", again(folder)
+            )
     else:
         names = ["model.safetensors"]
         if not (folder / names[0]).is_file():
@@ -422,16 +423,17 @@ def too_large(chosen: QwenModel, needed: int, what: str, free: int) -> OutOfMemo
 
 def read_processor(folder: Path) -> ProcessorMixin:
     if not (folder / "tokenizer.json").is_file():  # transformers would make an empty one without a word
-        raise WeightsMissing(f"{folder.name} has no tokenizer.json.", AGAIN)
+        raise WeightsMissing(f"{folder.name} has no tokenizer.json.", again(folder))
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise WeightsMissing(
-            f"{folder.name} has no tokenizer and picture settings that can be read ({type(err).__name__}).", AGAIN
+            f"{folder.name} has no tokenizer and picture settings that can be read ({type(err).__name__}).",
+            again(folder),
         ) from err
     if not getattr(processor, "image_processor", None) or not getattr(processor, "chat_template", None):
         lacks = "chat template" if getattr(processor, "image_processor", None) else "preprocessor_config.json"
-        raise WeightsMissing(f"{folder.name} has no {lacks}.", AGAIN)
+        raise WeightsMissing(f"{folder.name} has no {lacks}.", again(folder))
     return processor
 
 
@@ -457,7 +459,7 @@ def read_model(chosen: QwenModel, method: str | None, device: torch.device) -> P
     except ImportError as err:
         raise BackendUnavailable(f"“{chosen.title}” needs a package that is not installed.", str(err)[:200]) from err
     except (OSError, SafetensorError) as err:
-        raise WeightsMissing(f"The weights in {chosen.folder.name} cannot be read.", AGAIN) from err
+        raise WeightsMissing(f"The weights in {chosen.folder.name} cannot be read.", again(chosen.folder)) from err
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
         if lacks_memory(err):
             raise
@@ -469,8 +471,18 @@ def read_model(chosen: QwenModel, method: str | None, device: torch.device) -> P
     return model.eval().requires_grad_(False)
 
 
+def again(folder: Path) -> str:
+    """How to get the files of `folder` once more."""
+    entry = entry_of(f"{folder.parent.name}/{folder.name}")
+    if entry is None:
+        return "Put the files there again, all of them, from where the model came from."
+    return f"Get it again: {command(entry)}"
+
+
 def unfit(chosen: QwenModel, reason: str) -> StudioError:
-    return WeightsMismatch(f"The weights in {chosen.folder.name} do not fit its config.json: {reason}.", AGAIN)
+    return WeightsMismatch(
+        f"The weights in {chosen.folder.name} do not fit its config.json: {reason}.", again(chosen.folder)
+    )
 
 
 # ---- memory

@@ -220,6 +220,7 @@ def test_a_model_that_is_absent_is_named_with_its_command(free):
         {"drafter_model": "Qwen/../../etc"},
         {"drafter_model": "/etc"},
         {"drafter_model": "\x00"},
+        {"drafter_model": "~nosuchuser/x"},
         {"drafter": "qwen"},
     ],
 )

@@ -24,6 +24,7 @@ from engine.story.choose import QwenModel
 from engine.story.qwen import QwenWriter
 from engine.story.writer import Ask
 from engine.tiers import GIB, Machine
+from engine.weights.manifest import manifest
 
 PHRASE = {"type": "string", "minLength": 5, "maxLength": 60}
 OPEN_END = 200  # characters: some 60 tokens
@@ -374,6 +375,20 @@ def test_a_folder_without_one_of_its_files_says_what_is_missing(folder, file, wo
     (folder / file).unlink()
     with pytest.raises(WeightsMissing, match=words):
         loaded(folder)
+
+
+def test_what_gets_the_files_again_names_the_model_as_the_command_wants_it(qwen_folder, tmp_path):
+    known = tmp_path / "Qwen" / "Qwen2.5-VL-3B-Instruct"
+    for folder in (known, tmp_path / "Copied-VL"):
+        shutil.copytree(qwen_folder, folder)
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(WeightsMissing) as caught:
+            loaded(folder)
+        command = re.search(r"weights download (\S+)$", caught.value.hint)
+        if folder == known:
+            assert command and manifest().entry(command.group(1)).repo == "Qwen/Qwen2.5-VL-3B-Instruct"
+        else:
+            assert "download" not in caught.value.hint and "all of them" in caught.value.hint
 
 
 def test_pickled_weights_are_not_read(folder):
