@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from engine import backends, drafting, film, storyboard
-from engine.config import Config, Preset, load_preset, preset_names
+from engine.config import Config, Drafter, Preset, load_preset, preset_names
 from engine.domain import (
     LANGUAGES,
     MAX_SEED,
@@ -35,8 +35,6 @@ from engine.domain import (
 )
 from engine.errors import InputError, StudioError, disk_errors_explained
 from engine.events import (
-    BeatDrafted,
-    DrafterChosen,
     DrafterLoading,
     Event,
     JobCancelled,
@@ -59,6 +57,7 @@ from engine.weights import commands as weights
 
 log = logging.getLogger(__name__)
 Command = Callable[..., argparse.ArgumentParser]  # (name, run, help) -> the new command
+PRECISIONS = get_args(Config.model_fields["drafter_precision"].annotation)
 DRAFTER_FLAGS = ("drafter", "drafter_model", "drafter_precision", "endpoint_url", "endpoint_model")
 ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
 
@@ -270,9 +269,10 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say
                 f"{flag} differs from what this project was made with, and would change every finished clip.",
                 "Leave it out to continue, or start another project.",
             )
-    more = wanted[len(have) :] if story else drafted(store, preset, count - len(have), say)
-    if more:
-        store.edit(lambda p: storyboard.append_beats(p, more))
+    if story:
+        store.edit(lambda p: storyboard.append_beats(p, wanted[len(have) :]))
+    else:
+        draft_more(store, preset, count - len(have), args, say)
 
 
 def imported_sha256(picture: Path) -> str:
@@ -288,12 +288,15 @@ def run_extend(args: argparse.Namespace, say) -> None:
     preset = preset_of(store.load(), args)
     count = check_num_clips(args.clips if args.clips is not None else 1)
     story = story_from(args)
+    each = preset.variant(store.load().variant).clips_per_prompt
     if story and args.clips is None:
-        count = len(story.clips)
+        count = len(story.clips) * each
     check_num_clips(len(store.load().clips) + count)
-    given = [story.clips[index % len(story.clips)] for index in range(count)] if story else []
-    beats = given or drafted(store, preset, count, say)
-    store.edit(lambda project: storyboard.append_beats(project, beats))
+    if story:
+        clips = [story.clips[index // each % len(story.clips)] for index in range(count)]
+        store.edit(lambda project: storyboard.append_beats(project, clips))
+    else:
+        draft_more(store, preset, count, args, say)
     finish(store, preset, args, say)
 
 
@@ -394,7 +397,7 @@ def draft_folder(args: argparse.Namespace, brief: drafter.Brief, choice: Choice,
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out.name} is a file.", "Name a folder: --out FOLDER.")
     args.stopped = "Cancelled. Finished samples are safe; the same command goes on."
-    say(chosen(choice))
+    say(drafting.announced(choice, brief.telling))
     with closing(drafting.write_samples(pictures, args.out, brief, choice, config)) as events:
         for event in events:
             say(event)
@@ -402,39 +405,47 @@ def draft_folder(args: argparse.Namespace, brief: drafter.Brief, choice: Choice,
 
 def draft_one(args: argparse.Namespace, brief: drafter.Brief, choice: Choice, config: Config, say) -> None:
     """Draft for one picture; what was drafted is kept in --out even when the draft does not get to its end."""
-    form = exchange.format_for(args.out) if args.out else None
+    form = writable(args.out) if args.out else None
     beats: list[Beat] = []
+    num_written = 0
     args.stopped = "Cancelled. Nothing had been drafted."
 
-    def keep() -> str:
-        storyline = Storyline(idea=brief.keywords, beats=tuple(beats), source=choice.source)
-        if not args.out or not form or not beats:
-            return ""
-        with disk_errors_explained(args.out.name, safe=""):
-            write_atomically(args.out, exchange.write(storyline, form).encode(), point="storyline")
-        return f"{len(beats)} of {brief.count} prompts are in {args.out.name}."
+    def keep(more: Sequence[Beat]) -> None:
+        nonlocal num_written
+        beats.extend(more)
+        if form:
+            storyline = Storyline(idea=brief.keywords, beats=tuple(beats), source=choice.source)
+            with disk_errors_explained(args.out.name, safe=""):
+                write_atomically(args.out, exchange.write(storyline, form).encode(), point="storyline")
+            num_written = len(beats)
+
+    def kept() -> str:
+        return f"{num_written} of {brief.count} prompts are in {args.out.name}." if num_written else ""
 
     with drafting.imported(args.image) as anchor:
-        say(chosen(choice))
+        say(drafting.announced(choice, brief.telling))
         if choice.source == "qwen":
             say(DrafterLoading(choice.title))
         try:
             with drafting.opened(choice, config) as writer:
-                for event in drafting.written(writer, replace(brief, picture=anchor)):
-                    if isinstance(event, BeatDrafted):
-                        beats.append(Beat(prompt=event.prompt, caption=event.caption))
+                for event in drafting.written(writer, replace(brief, picture=anchor), keep):
                     say(event)
         except KeyboardInterrupt:
-            args.stopped = f"Cancelled. {keep()}".strip()
+            args.stopped = f"Cancelled. {kept()}".strip()
             raise
         except StudioError as err:
-            raise type(err)(err.message, f"{err.hint} {keep()}".strip()) from err
-    keep()
+            raise type(err)(err.message, f"{err.hint} {kept()}".strip()) from err
     say(StorylineDrafted(tuple(beat.prompt for beat in beats), choice.source))
 
 
-def chosen(choice: Choice) -> DrafterChosen:
-    return DrafterChosen(choice.source, choice.title, choice.why, choice.hint)
+def writable(out: Path) -> exchange.Format:
+    """The format of a storyline's file, whose folder is made: refused before anything is drafted for it."""
+    form = exchange.format_for(out)
+    if out.is_dir():
+        raise InputError(f"{out.name} is a folder.", "Name the file: --out STORY.txt.")
+    with disk_errors_explained(out.name, safe="Nothing was drafted."):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    return form
 
 
 def run_batch(args: argparse.Namespace, say) -> None:
@@ -468,9 +479,9 @@ def print_plan(films: Sequence[dict]) -> None:
             line += film_["error"]
         else:
             line += f"{film_['clips']} clips, {film_['frames']} frames, {film_['seconds']:.1f} s; {film_['storyline']}"
-            line += f" ({film_['prompts']} prompt{'s' if film_['prompts'] != 1 else ''})" + (
-                f"; {film_['takes']} clips are there" if film_["takes"] else ""
-            )
+            line += f" ({film_['prompts']} prompt{'s' if film_['prompts'] != 1 else ''}"
+            line += f", the last {film_['cut']} left out)" if film_.get("cut") else ")"
+            line += f"; {film_['takes']} clips are there" if film_["takes"] else ""
         sys.stdout.write(line + "\n")
     clips, seconds = (sum(film_.get(key, 0) for film_ in films) for key in ("clips", "seconds"))
     sys.stdout.write(f"{len(films)} films, {clips} clips, {seconds:.1f} s. Nothing was started.\n")
@@ -667,11 +678,29 @@ def story_from(args: argparse.Namespace) -> WrittenStoryline | None:
     return WrittenStoryline(clips=(WrittenClip(prompt=args.prompt),)) if args.prompt is not None else None
 
 
-def drafted(store: Store, preset: Preset, count: int, say) -> list[Beat]:
-    """`count` more beats that continue the story so far, from the last frame where the last clip is made."""
+def draft_more(store: Store, preset: Preset, count: int, args: argparse.Namespace, say) -> None:
+    """Add `count` clips that continue the story so far, from the last frame where the last clip is made.
+
+    Every beat is in the film as soon as it is there, so that nothing of a draft that is stopped is lost.
+    """
     if count <= 0:
-        return []
+        return
     project, config = store.load(), Config.load()
+    row, total = preset.variant(project.variant), len(project.clips) + count
+    needed = storyboard.beats_needed(project, count, row)
+
+    def keep(beats: Sequence[Beat]) -> None:
+        store.edit(lambda p: storyboard.continue_with(p, beats, total - len(p.clips), row))
+
+    def kept() -> str:
+        added = len(store.load().clips) - len(project.clips)
+        goes_on = f"Go on with: python -m engine generate --project {store.folder} --clips {total}"
+        return (
+            f"{added} of {count} clips are added to the storyline. {goes_on}" if added > 0 else "The film is as it was."
+        )
+
+    if not needed:
+        return keep([])
     planned = film.plan(store, preset, project).clips
     last = planned[-1].take if planned and planned[-1].status == "done" else None
     frame = takes_on_disk.last_frame(store.take_folder(last.digest)) if last else None
@@ -679,20 +708,24 @@ def drafted(store: Store, preset: Preset, count: int, say) -> list[Beat]:
         project,
         preset,
         frame or store.anchor_file(project),
-        count=count,
-        so_far=tuple(clip.prompt for clip in project.clips),
+        count=needed,
+        so_far=storyboard.prompts_so_far(project),
         is_last_frame=frame is not None,
         seed=project.seed,
     )
     choice = drafting.choose_here(config, preset)
-    say(chosen(choice))
-    beats = []
-    with drafting.opened(choice, config) as writer:  # closed before the film's model is loaded
-        for event in drafting.written(writer, brief):
-            say(event)
-            if isinstance(event, BeatDrafted):
-                beats.append(Beat(prompt=event.prompt, caption=event.caption))
-    return beats
+    say(drafting.announced(choice, project.telling))
+    if choice.source == "qwen":
+        say(DrafterLoading(choice.title))
+    try:
+        with drafting.opened(choice, config) as writer:  # closed before the film's model is loaded
+            for event in drafting.written(writer, brief, keep):
+                say(event)
+    except KeyboardInterrupt:
+        args.stopped = f"Cancelled. {kept()}"
+        raise
+    except StudioError as err:
+        raise type(err)(err.message, f"{err.hint} {kept()}".strip()) from err
 
 
 def check_steps(steps: int | None) -> int | None:
@@ -821,9 +854,9 @@ def add_film_commands(command: Command) -> None:
 
 def add_drafter(sub: argparse.ArgumentParser) -> None:
     who = sub.add_argument_group("who writes", "also SVI_DRAFTER, SVI_ENDPOINT_URL …; the key only as SVI_ENDPOINT_KEY")
-    who.add_argument("--drafter", choices=("auto", "template", "qwen", "endpoint"))
+    who.add_argument("--drafter", choices=get_args(Drafter))
     who.add_argument("--drafter-model", metavar="ID|FOLDER", help="a Qwen-VL, for example Qwen/Qwen2.5-VL-3B-Instruct")
-    who.add_argument("--drafter-precision", choices=("auto", "bfloat16", "float32", "4-bit"))
+    who.add_argument("--drafter-precision", choices=PRECISIONS)
     who.add_argument("--endpoint-url", metavar="URL", help="of an OpenAI-compatible server, ending in /v1")
     who.add_argument("--endpoint-model", metavar="NAME")
 

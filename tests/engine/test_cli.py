@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import backends, cli
+from engine import backends, cli, drafting
 from engine.config import PRESETS
+from engine.domain import Beat
+from engine.errors import BackendUnavailable
 from engine.project.store import Store
+from engine.story.choose import Choice
 from tests.fakes import ScriptedBackend
 
 
@@ -95,6 +98,99 @@ def test_extend_without_prompts_drafts_them(run, tmp_path, picture):
     code, out, _ = run("extend", "--project", project, "--json")
     started = [e for e in events(out) if e["event"] == "clip_started"]
     assert code == 0 and len(started) == 1 and started[0]["prompt"] != "night"
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A language model that writes “beat 2” after one prompt; `at`: the number of the beat at which `error` comes."""
+
+    class Model:
+        source, briefs, error, at = "qwen", [], None, 0
+
+        def beats(self, brief):
+            self.briefs.append(brief)
+            for number in range(len(brief.so_far) + 1, len(brief.so_far) + 1 + brief.count):
+                if self.error and number == self.at:
+                    raise self.error
+                yield Beat(prompt=f"beat {number}", caption=f"Bild {number}")
+
+        def close(self): ...
+
+    model = Model()
+    monkeypatch.setattr(drafting, "choose", lambda *_: Choice("qwen", "Qwen", "It was asked for."))
+    monkeypatch.setattr(drafting, "open_drafter", lambda *_: model)
+    return model
+
+
+def clips_of(project):
+    return [(clip.prompt, clip.caption) for clip in Store(project).load().clips]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendUnavailable("Down.")])
+@pytest.mark.parametrize("how", [("extend", 4), ("generate", 5)], ids=lambda how: how[0])
+def test_a_draft_that_was_stopped_is_in_the_film_and_goes_on(run, model, tmp_path, picture, error, how):
+    command, clips = how
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    model.error, model.at = error, 4
+    code, _, err = run(command, "--project", project, "--clips", clips)
+    goes_on = f"python -m engine generate --project {project} --clips 5"
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 2) and len(err.splitlines()) == 1
+    assert f"2 of 4 clips are added to the storyline. Go on with: {goes_on}" in err
+    assert clips_of(project) == [("night", ""), ("beat 2", "Bild 2"), ("beat 3", "Bild 3")]
+    model.error = None
+    code, out, _ = run(*goes_on.split()[3:], "--json")
+    assert code == 0 and events(out)[-1] == {"event": "job_done", "clips": 5}
+    assert [prompt for prompt, _ in clips_of(project)] == ["night", *(f"beat {number}" for number in (2, 3, 4, 5))]
+    assert model.briefs[-1].so_far == ("night", "beat 2", "beat 3")
+
+
+def test_each_drafted_beat_is_in_the_film_before_the_next_is_asked_for(run, model, tmp_path, picture):
+    project, on_disk = tmp_path / "film", []
+    run("generate", "--image", picture, "--prompt", "night", "--project", project)
+    beats = model.beats
+
+    def counted(brief):
+        for beat in beats(brief):
+            on_disk.append(len(clips_of(project)))
+            yield beat
+
+    model.beats = counted
+    assert run("extend", "--project", project, "--clips", 3)[0] == 0
+    assert on_disk == [1, 2, 3]
+
+
+def test_nothing_drafted_leaves_the_film_as_it_was(run, model, tmp_path, picture):
+    run("generate", "--image", picture, "--prompt", "night", "--project", tmp_path / "film")
+    model.error, model.at = BackendUnavailable("Down."), 2
+    code, _, err = run("extend", "--project", tmp_path / "film", "--clips", 3)
+    assert code == 2 and "The film is as it was." in err and clips_of(tmp_path / "film") == [("night", "")]
+
+
+def test_extend_says_that_a_language_model_is_loaded(run, model, tmp_path, picture):
+    run("generate", "--image", picture, "--prompt", "night", "--project", tmp_path / "film")
+    _, out, _ = run("extend", "--project", tmp_path / "film", "--json")
+    said = [event["event"] for event in events(out)]
+    assert said[:3] == ["drafter_chosen", "drafter_loading", "beat_drafted"]
+
+
+def test_a_method_with_two_clips_a_prompt_is_extended_by_half_as_many_beats(run, model, tmp_path, picture):
+    with (tmp_path / "tiny.yaml").open("a") as stream:
+        stream.write("variants: {film: {method: svi-2.0}}\n")
+    project = tmp_path / "film"
+    run("generate", "--image", picture, "--prompt", "a", "--clips", 1, "--project", project)
+    assert run("extend", "--project", project, "--clips", 4)[0] == 0
+    assert [prompt for prompt, _ in clips_of(project)] == ["a", "a", "beat 2", "beat 2", "beat 3"]
+    assert run("extend", "--project", project)[0] == 0
+    assert [brief.count for brief in model.briefs] == [2], "the pair was made whole without a new beat"
+    assert run("extend", "--project", project, "--prompt", "x")[0] == 0
+    assert [prompt for prompt, _ in clips_of(project)][5:] == ["beat 3", "x", "x"]
+
+
+def test_a_film_of_one_prompt_goes_on_with_it(run, model, tmp_path, picture):
+    run("generate", "--image", picture, "--prompt", "a", "--variant", "shot", "--project", tmp_path / "film")
+    assert run("extend", "--project", tmp_path / "film", "--clips", 2)[0] == 0
+    assert [prompt for prompt, _ in clips_of(tmp_path / "film")] == ["a", "a", "a"] and not model.briefs
 
 
 def test_draft_writes_a_file_that_generate_reads(run, tmp_path, picture):

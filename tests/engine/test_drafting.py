@@ -31,7 +31,8 @@ class ScriptedDrafter:
         self.briefs.append(brief)
         for index in range(brief.count):
             self.before_beat(brief, index)
-            yield Beat(prompt=f"beat {index + 1}", caption=f"Bild {index + 1}")
+            number = len(brief.so_far) + index + 1
+            yield Beat(prompt=f"beat {number}", caption=f"Bild {number}")
 
     def interrupt(self): ...
 
@@ -76,7 +77,7 @@ def pictures(tmp_path):
 def samples(folder):
     """The prompts of every sample in `folder`; each must be whole."""
     found = {}
-    for sample in sorted(folder.iterdir()):
+    for sample in sorted(path for path in folder.iterdir() if path.suffix != ".json"):
         assert {file.name for file in sample.iterdir()} == {"frame.jpg", "prompt.txt"}, sample
         names: dict = {}
         exec((sample / "prompt.txt").read_text(encoding="utf-8"), names)  # as upstream reads it
@@ -128,6 +129,33 @@ def stop_with(error, at):
     return before_beat
 
 
+def test_a_file_in_a_new_folder_is_written_and_one_that_cannot_be_is_refused_at_once(
+    draft, scripted, picture, tmp_path
+):
+    assert draft("--image", picture, "--clips", 2, "--out", tmp_path / "new" / "folder" / "s.txt")[0] == 0
+    assert exchange.read_file(tmp_path / "new" / "folder" / "s.txt").prompts == ("beat 1", "beat 2")
+    (tmp_path / "taken.txt").mkdir()
+    for out, words in ((picture / "s.txt", "cannot be used"), (tmp_path / "taken.txt", "is a folder")):
+        code, _, err = draft("--image", picture, "--clips", 2, "--out", out)
+        assert code == 2 and words in err and len(scripted.briefs) == 1
+
+
+def test_each_beat_is_on_disk_before_the_next_one_is_asked_for(draft, scripted, picture, pictures, tmp_path):
+    """So that a kill takes none of them."""
+    on_disk = []
+    scripted.before_beat = lambda brief, index: on_disk.append(
+        len(exchange.read_file(tmp_path / "s.json").prompts) if index else 0
+    )
+    assert draft("--image", picture, "--clips", 3, "--out", tmp_path / "s.json")[0] == 0
+    assert on_disk == [0, 1, 2]
+    (pictures / "b dog.png").unlink()
+    scripted.before_beat = lambda brief, index: on_disk.append(
+        len(json.loads((tmp_path / "out" / "a.json").read_text())["beats"]) if index else 0
+    )
+    assert draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out")[0] == 0
+    assert on_disk == [0, 1, 2] * 2
+
+
 def test_ctrl_c_keeps_what_was_drafted(draft, scripted, picture, tmp_path):
     scripted.before_beat = stop_with(KeyboardInterrupt(), at=2)
     code, _, err = draft("--image", picture, "--clips", 5, "--out", tmp_path / "s.json")
@@ -153,28 +181,85 @@ def test_a_folder_becomes_upstreams_samples(draft, scripted, pictures, tmp_path)
     assert scripted.closed == 1
 
 
-def test_a_folder_goes_on_where_it_stopped(draft, scripted, pictures, tmp_path):
-    stop = stop_with(KeyboardInterrupt(), at=4)  # at the last beat of the second sample
-    scripted.before_beat = lambda brief, index: stop(brief, index + len(scripted.briefs))
-    code, _, err = draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out")
-    assert code == 130 and "the same command goes on" in err
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendUnavailable("Down."), StorylineError("Nonsense.")])
+def test_a_folder_goes_on_after_the_last_beat_that_was_written(draft, scripted, pictures, tmp_path, error):
+    def before_beat(brief, index):
+        if len(scripted.briefs) == 2 and index == 2:  # at the last beat of the second sample
+            raise error
+
+    scripted.before_beat = before_beat
+    code = draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out")[0]
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert list(samples(tmp_path / "out")) == ["a"]
     before = (tmp_path / "out" / "a" / "prompt.txt").stat().st_mtime_ns
     scripted.before_beat = lambda brief, index: None
     (tmp_path / "out" / "b-dog").mkdir()
-    (tmp_path / "out" / "b-dog" / ".prompt.txt.99.tmp").write_text("prompts = [")  # a process was killed here
-    scripted.briefs.clear()
-    assert draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out")[0] == 0
-    assert len(samples(tmp_path / "out")) == 2 and len(scripted.briefs) == 1
+    for leftover in ("b-dog/.prompt.txt.99.tmp", ".b-dog.json.99.tmp"):  # a process was killed here
+        (tmp_path / "out" / leftover).write_text("prompts = [")
+    code, out, _ = draft("--image", pictures, "--clips", 3, "--out", tmp_path / "out", "--json")
+    drafted = [event for event in map(json.loads, out.splitlines()) if event["event"] == "beat_drafted"]
+    assert (code, [(event["index"], event["caption"]) for event in drafted]) == (0, [(2, "Bild 3")])
+    assert (scripted.briefs[-1].count, scripted.briefs[-1].so_far) == (1, ("beat 1", "beat 2"))
+    assert samples(tmp_path / "out")["b-dog"] == ["beat 1", "beat 2", "beat 3"]
     assert (tmp_path / "out" / "a" / "prompt.txt").stat().st_mtime_ns == before
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_sample_that_was_whole_but_for_its_file_needs_no_drafter(draft, scripted, pictures, tmp_path, monkeypatch):
+    draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    (tmp_path / "out" / "a" / "prompt.txt").unlink()
+    monkeypatch.delattr(drafting, "open_drafter")
+    assert draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")[0] == 0
+    assert samples(tmp_path / "out")["a"] == ["beat 1", "beat 2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--clips", 9), "“clips” was 2 and is 9"),
+        (("--clips", 2, "--keywords", "cat"), "“keywords” was"),
+        (("--clips", 2, "--variant", "shot"), "“kind” was"),
+        (("--clips", 2, "--pace", "slow"), "“telling” is another"),
+        (("--clips", 2, "--seed", 5), "“seed” was 0 and is 5"),
+    ],
+)
+def test_a_sample_of_another_job_is_refused_by_name_and_left_alone(draft, scripted, pictures, tmp_path, flags, words):
+    draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    code, out, err = draft("--image", pictures, *flags, "--out", tmp_path / "out")
+    assert code == 2 and "2 of 2 pictures failed" in err
+    assert f"a failed: a was drafted for something else: {words}" in out and "or name another folder" in out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+
+
+def test_another_picture_of_the_same_name_is_refused(draft, scripted, pictures, tmp_path):
+    draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    (pictures / "b dog.png").replace(pictures / "A.webp")
+    code, out, _ = draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    assert code == 2 and "“picture” is another" in out
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"asked": {}, "beats": [{"prompt": ""}]}', '{"asked": 3}', None])
+def test_a_record_that_cannot_be_read_is_no_reason_to_write_over_a_sample(draft, scripted, pictures, tmp_path, damage):
+    draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    record = tmp_path / "out" / "a.json"
+    record.unlink() if damage is None else record.write_text(damage)
+    code, out, _ = draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
+    assert code == 2 and ("was not written by “draft”" if damage is None else "a.json is damaged") in out
+    assert len(scripted.briefs) == 2
+
+
+def test_templates_say_that_they_write_english_only(draft, picture, pictures, tmp_path):
+    for image in (picture, pictures):
+        out = draft("--image", image, "--clips", 1, "--language", "de", "--out", tmp_path / image.stem / "s.txt")[1]
+        assert "write English only, and no captions in Deutsch." in out.splitlines()[0]
+    assert "English" not in draft("--image", picture, "--clips", 1)[1]
 
 
 def test_finished_samples_need_no_drafter(draft, scripted, pictures, tmp_path, monkeypatch):
     draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")
     monkeypatch.delattr(drafting, "open_drafter")
     assert draft("--image", pictures, "--clips", 2, "--out", tmp_path / "out")[0] == 0
-    code, out, err = draft("--image", pictures, "--clips", 9, "--out", tmp_path / "out")
-    assert code == 2 and "a/prompt.txt holds 2 prompts, not 9" in out and "2 of 2 pictures failed" in err
 
 
 def test_an_unreadable_picture_is_named_and_the_others_go_on(draft, scripted, pictures, tmp_path):
