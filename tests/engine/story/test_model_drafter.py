@@ -184,7 +184,7 @@ def test_a_story_goes_on_with_the_subject_that_its_prompts_name_whatever_the_mod
         ("A small boat rocks.", "A small boat sinks."),
         ("The dog's tail wags.", "The dog's tail drops."),
         ("The dog", "The dog sleeps."),
-        ("The dog barks twice.",) * 3,
+        ("The dog barks twice",) * 3,
     ],
     ids=lambda so_far: so_far[-1],
 )
