@@ -10,8 +10,6 @@
   const FORMATS = [["txt", "Text", "one prompt a line"], ["md", "Markdown", "to read and print"], ["json", "JSON", "everything, to open here again"], ["py", "prompt.txt", "for the paper’s own scripts"]];
   const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
   const cards = (count) => `${count} card${count === 1 ? "" : "s"}`;
-  // Which of tone, pace and language mean something to the drafter, and else why not.
-  const usable = ({ fields, can_tell, why_not }) => fields ?? Object.fromEntries(TELLING.map((name) => [name, { enabled: can_tell, why_not }]));
 
   // ---- in the setup: how it is told, and by whom -------------------------------------------------------------------
 
@@ -29,15 +27,15 @@
       this.fill(offered);
       const told = { ...UNTOLD, ...svi.form.telling, ...svi.state?.story.telling, ...svi.waiting("set_settings") };
       for (const name of TELLING) {
-        const field = this[name], { enabled, why_not } = usable(story)[name];
+        const field = this[name], { enabled, why_not } = story.fields[name];
         if (document.activeElement !== field && field.value !== told[name]) field.value = told[name];
         field.disabled = !enabled || !!svi.state?.view_only;
         field.title = enabled ? "" : why_not;
         field.setAttribute("aria-describedby", "telling-note");
       }
       const language = offered.languages.find(({ code }) => code === told.language);
-      const beside = told.language === "en" || !usable(story).language.enabled ? "" : `Each card is told in ${language?.name ?? told.language}. The English prompt under it is what the film model reads.`;
-      const reasons = TELLING.map((name) => usable(story)[name]).filter(({ enabled }) => !enabled).map(({ why_not }) => why_not);
+      const beside = told.language === "en" || !story.fields.language.enabled ? "" : `Each card is told in ${language?.name ?? told.language}. The English prompt under it is what the film model reads.`;
+      const reasons = TELLING.map((name) => story.fields[name]).filter(({ enabled }) => !enabled).map(({ why_not }) => why_not);
       text(this.note, [...new Set(reasons), beside].filter(Boolean).join(" "));
       this.who(story);
     }
@@ -71,13 +69,13 @@
     // What was chosen before there was a project.
     chosen() {
       if (!svi.setup.story || !svi.form.telling) return undefined;
-      const chosen = Object.entries(svi.form.telling).filter(([name]) => usable(svi.setup.story)[name].enabled);
+      const chosen = Object.entries(svi.form.telling).filter(([name]) => svi.setup.story.fields[name].enabled);
       return chosen.length ? Object.fromEntries(chosen) : undefined;
     }
   }
 
   // Ids of the cards that are still to be written anew, the next one first.
-  const rewritten = ({ awaited, first, done, of }, clips) => awaited ?? clips.slice(first + done, first + of).map((clip) => clip.id);
+  const rewritten = ({ awaited }, clips) => { const ids = new Set(clips.map(({ id }) => id)); return awaited.filter((id) => ids.has(id)); };
 
   // ---- on the storyboard -------------------------------------------------------------------------------------------
 
