@@ -5,16 +5,17 @@ are relative to its file.
 """
 
 import hashlib
-import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from engine.config import Config, Preset, Settings, load_preset, read_yaml, validated
+from engine.config import Config, Drafter, Preset, Settings, load_preset, read_yaml, validated
 from engine.domain import MAX_CLIPS, Pace, Seed, Telling, Tone, check_num_clips
-from engine.drafting import listed, name_for, named, pictures_in
+from engine.drafting import listed, name_for, name_of, named, pictures_in, sha256_of
 from engine.errors import ConfigError, InputError
 from engine.story import exchange
 from engine.story.drafter import KINDS, MAX_KEYWORDS_CHARACTERS, Kind
@@ -25,14 +26,27 @@ from engine.variants import Variant
 MAX_FILMS = 2000
 MAX_SECONDS = 10_000.0
 Task = Literal["consistent", "creative"]
-DrafterName = Literal["auto", "template", "qwen", "endpoint"]
 VARIANT_FOR: dict[Task, str] = {"consistent": "shot", "creative": "film"}  # where a plan names none
+MAX_NAME_CHARACTERS = 60
+
+
+def check_path(path: Path) -> Path:
+    """`path` if the operating system can be asked for it: no NUL, no half of a character."""
+    try:
+        if b"\0" not in os.fsencode(path):
+            return path
+    except UnicodeEncodeError:
+        pass
+    raise ValueError("a path has letters in it that no file's name can have")
+
+
+PlanPath = Annotated[Path, AfterValidator(check_path)]
 
 
 class FilmSettings(Settings):
     """What can be said for all films under `defaults` and again for each of them."""
 
-    preset: str | None = None
+    preset: Annotated[str, AfterValidator(lambda name: str(check_path(Path(name))))] | None = None
     variant: Literal["film", "shot"] | None = None
     task: Task | None = None
     seconds: float | None = Field(None, gt=0, le=MAX_SECONDS)
@@ -40,7 +54,7 @@ class FilmSettings(Settings):
     steps: int | None = Field(None, ge=1, le=200)
     draft: bool | None = None
     seed: Seed | None = None
-    drafter: DrafterName | None = None
+    drafter: Drafter | None = None
     keywords: str | None = Field(None, max_length=MAX_KEYWORDS_CHARACTERS)
     tone: Tone | None = None
     pace: Pace | None = None
@@ -57,9 +71,9 @@ class FilmEntry(FilmSettings):
     """One film, or one for each picture of a folder. Without a picture one is looked for by the keywords."""
 
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")
-    picture: Path | None = None
-    pictures: Path | None = None
-    prompts: Path | None = None
+    picture: PlanPath | None = None
+    pictures: PlanPath | None = None
+    prompts: PlanPath | None = None
 
     @model_validator(mode="after")
     def _has_one_beginning(self) -> "FilmEntry":
@@ -91,7 +105,7 @@ class FilmTask:
     steps: int | None = None
     draft: bool = False
     seed: int = 0
-    drafter: DrafterName | None = None
+    drafter: Drafter | None = None
 
     @property
     def row(self) -> Variant:
@@ -146,14 +160,6 @@ class FilmTask:
         }
 
 
-def sha256_of(picture: Path) -> str:
-    try:
-        with picture.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as err:
-        raise InputError(f"The picture {picture.name} could not be read ({err.strerror}).", "Check the path.") from err
-
-
 def read_plan(path: Path, config: Config, *, preset: str | None = None, random_weights: bool = False) -> list[FilmTask]:
     """The films that the plan in `path` asks for, in order. preset: takes the place of every one in the plan.
 
@@ -168,6 +174,7 @@ def read_plan(path: Path, config: Config, *, preset: str | None = None, random_w
         if wanted not in presets:
             presets[wanted] = load_preset(wanted, random_weights=random_weights)
         tasks += tasks_of(path, number, said, presets[wanted])
+    tasks = numbered(tasks)
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
@@ -177,15 +184,33 @@ def read_plan(path: Path, config: Config, *, preset: str | None = None, random_w
     return tasks
 
 
+def numbered(tasks: Sequence[FilmTask]) -> list[FilmTask]:
+    """The films with names; those that have none are called by their keywords, and get a number where that is taken."""
+    taken = {task.name for task in tasks}
+    found = []
+    for task in tasks:
+        if not task.name:
+            name, number = name_of(task.keywords, "film"), 1
+            task = replace(task, name=name)
+            while task.name in taken:
+                number += 1
+                task = replace(task, name=f"{name[: MAX_NAME_CHARACTERS - 5].strip('-')}-{number}")
+            taken.add(task.name)
+        found.append(task)
+    return found
+
+
 def in_folder(plan: Path, preset: str | None) -> str | None:
     """A preset's file relative to the plan; names stay as they are."""
     return str(plan.parent / preset) if preset and preset.endswith((".yaml", ".yml")) else preset
 
 
 def together(defaults: FilmSettings, entry: FilmEntry) -> FilmEntry:
-    """`entry` with the defaults for what it does not say; its own length is the only one."""
+    """`entry` with the defaults for what it does not say; its own length is the only one, and a file with a stream of
+    prompts is a length."""
     given = defaults.model_dump(exclude_none=True)
-    if entry.seconds is not None or entry.clips is not None:
+    is_stream = entry.prompts is not None and (entry.task or defaults.task) != "consistent"
+    if entry.seconds is not None or entry.clips is not None or is_stream:
         given.pop("seconds", None)
         given.pop("clips", None)
     return FilmEntry.model_validate(given | entry.model_dump(exclude_none=True))
@@ -223,12 +248,4 @@ def tasks_of(path: Path, number: int, said: FilmEntry, preset: Preset) -> list[F
         found = named(pictures_in(path.parent / said.pictures))
         return [replace(common, name=name, picture=picture) for name, picture in found.items()]
     picture = path.parent / said.picture if said.picture else None
-    return [replace(common, name=said.name or name_for(picture or Path(said.keywords or "")), picture=picture)]
-
-
-def difference(before: dict, after: dict) -> str:
-    """The first thing that two records say differently, in words."""
-    key = next(key for key in after | before if before.get(key) != after.get(key))
-    old, new = (json.dumps(record.get(key), ensure_ascii=False) for record in (before, after))
-    readable = len(old) + len(new) < 120 and key not in ("picture", "prompts")
-    return f"“{key}” was {old} and is {new}" if readable else f"“{key}” is another"
+    return [replace(common, name=said.name or (name_for(picture) if picture else ""), picture=picture)]

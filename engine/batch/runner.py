@@ -3,24 +3,26 @@ are made, so that two models are never in memory. The model of a preset is loade
 
     OUT/films/NAME/ (a project, with batch.json beside it)   OUT/samples/NAME/{frame.jpg, prompt.txt}   OUT/NAME.mp4
 
-A stopped run goes on by planning again: whatever is whole on disk is kept. One film's failure is noted, and the others
+A stopped run goes on by planning again: whatever is on disk is kept. Beats are in the film as they come; as long as it
+holds a storyline.part there are more to come, and none of it is made. One film's failure is noted, and the others
 go on.
 """
 
+import errno
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from engine import backends, drafting, film, storyboard
 from engine.backends.base import Backend
 from engine.batch import summary
-from engine.batch.plan import FilmTask, difference
+from engine.batch.plan import FilmTask
 from engine.config import Config
-from engine.domain import MAX_CLIPS, Beat, Storyline
+from engine.domain import MAX_CLIPS, Beat, Credit, Project, Storyline, Telling
 from engine.errors import (
     BackendUnavailable,
     ConfigError,
@@ -33,7 +35,6 @@ from engine.errors import (
     disk_errors_explained,
 )
 from engine.events import (
-    DrafterChosen,
     DrafterLoading,
     Event,
     FilmEnded,
@@ -46,13 +47,15 @@ from engine.project.files import write_atomically
 from engine.project.locks import locked
 from engine.project.store import Store
 from engine.story.choose import Choice
-from engine.story.drafter import Brief
-from engine.story.exchange import WrittenClip, WrittenStoryline
+from engine.story.drafter import Brief, StorylineDrafter
+from engine.story.exchange import WrittenStoryline
 from engine.story.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 RECORD = "batch.json"
 MAX_RECORD_BYTES = 100_000
+HALF_WRITTEN = "storyline.part"  # in the folder of a film whose storyline is being drafted
+MAX_PICTURES = 5  # of those that are found for a film, until one can be had
 
 
 class Batch:
@@ -105,7 +108,7 @@ class Batch:
                     waiting.setdefault(choice, []).append(task)
             yield from self._failure_of(task)
         for choice, tasks in waiting.items():
-            yield DrafterChosen(choice.source, choice.title, choice.why, choice.hint)
+            yield drafting.announced(choice, next((t.telling for t in tasks if t.telling.language != "en"), Telling()))
             with ExitStack() as stack:
                 yield from self._draft_all(choice, tasks, stack)
 
@@ -120,14 +123,36 @@ class Batch:
                         if choice.source == "qwen":
                             yield DrafterLoading(choice.title)
                         writer = stack.enter_context(drafting.opened(choice, config_for(task, self.config)))
-                    beats = yield from drafting.written(writer, self._brief(task))
+                    yield from self._draft(task, writer)
                 except (BackendUnavailable, ModelError, OutOfMemory) as err:  # it would be the same for the others
                     out_of_reach = err
                     raise
-                clips = tuple(WrittenClip(**beat.model_dump()) for beat in beats)
-                self._accept(task, WrittenStoryline(idea=task.keywords, source=writer.source, clips=clips))
-                yield StorylineDrafted(tuple(beat.prompt for beat in beats), source=writer.source, sample=task.name)
             yield from self._failure_of(task)
+
+    def _draft(self, task: FilmTask, writer: StorylineDrafter) -> Iterator[Event]:
+        """Write what is missing of the storyline of one film; every beat is in the film as soon as it is there."""
+        folder = self.folder(task)
+        store, total = Store(folder), task.num_clips(None)
+        project = store.load()
+        needed = storyboard.beats_needed(project, total - len(project.clips), task.row)
+        with disk_errors_explained(f"the film {task.name}"):
+            write_atomically(folder / HALF_WRITTEN, b"", point="batch.half_written")
+
+        def keep(beats: Sequence[Beat]) -> None:
+            store.edit(
+                lambda p: storyboard.continue_with(p, beats, total - len(p.clips), task.row).model_copy(
+                    update={"storyline_source": writer.source}
+                )
+            )
+
+        if needed:
+            brief = self._brief(task, project, needed)
+            yield from drafting.written(writer, brief, keep, first=len(brief.so_far))
+        else:
+            keep([])
+        (folder / HALF_WRITTEN).unlink(missing_ok=True)
+        self._write_sample(task)
+        yield StorylineDrafted(storyboard.prompts_so_far(store.load()), source=writer.source, sample=task.name)
 
     def _begin(self, task: FilmTask) -> bool:
         """Make the project of `task` where there is none. Returns whether its storyline is to be drafted."""
@@ -140,13 +165,16 @@ class Batch:
             with disk_errors_explained(f"the film {task.name}"):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / RECORD, json.dumps(record, indent=1).encode(), point="batch.record")
+            shutil.rmtree(self.out / "samples" / task.name, ignore_errors=True)  # of a film that was taken away
             self._create(task, folder)
-        if Store.open(folder).load().clips:
-            self._write_sample(task)
+        clips = Store.open(folder).load().clips
+        if not clips and story is not None:
+            self._accept(task, story)
             return False
-        if story is None:
+        if not clips or ((folder / HALF_WRITTEN).exists() and len(clips) < task.num_clips(story)):
             return True
-        self._accept(task, story)
+        (folder / HALF_WRITTEN).unlink(missing_ok=True)
+        self._write_sample(task)
         return False
 
     def _forget_unbegun(self, folder: Path, record: dict) -> None:
@@ -163,26 +191,14 @@ class Batch:
         if before is None:
             raise InputError(f"films/{task.name}/ was not made by a batch.", left)
         if before != record:
-            raise InputError(f"{task.name} was begun by another plan: {difference(before, record)}.", left)
+            raise InputError(f"{task.name} was begun by another plan: {drafting.difference(before, record)}.", left)
 
     def _create(self, task: FilmTask, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             picture, credit = task.picture, None
             if picture is None:
-                from engine.story.pictures.search import Search
-                from engine.story.pictures.sources import sources_of
-
-                search = Search(sources_of(self.config))
-                if not search.sources:
-                    raise ConfigError(
-                        f"{task.name} has no picture, and none is looked for.",
-                        "Set SVI_PICTURES to a folder or source.",
-                    )
-                found = search.find(task.keywords)
-                if not found:
-                    raise InputError(f"No picture was found for “{task.keywords}”.", "Use other words or a picture.")
                 picture = Path(temporary) / "found.png"
-                credit = search.take(found[0].id, picture)
+                credit = find_picture(task, self.config, picture)
             film.create(
                 folder,
                 picture,
@@ -197,14 +213,14 @@ class Batch:
                 credit=credit,
             )
 
-    def _brief(self, task: FilmTask) -> Brief:
-        store = Store(self.folder(task))
+    def _brief(self, task: FilmTask, project: Project, count: int) -> Brief:
         return Brief(
-            store.anchor_file(store.load()),
-            task.num_prompts,
+            Store(self.folder(task)).anchor_file(project),
+            count,
             keywords=task.keywords,
             kind=task.kind,
             telling=task.telling,
+            so_far=storyboard.prompts_so_far(project),
             seed=drafting.seed_of(task.name, task.seed),
             vocabulary=vocabulary_of(task.preset),
         )
@@ -221,12 +237,13 @@ class Batch:
     def _write_sample(self, task: FilmTask) -> None:
         """Upstream's sample of the film: what it begins with and each prompt once."""
         folder = self.out / "samples" / task.name
-        if (folder / "prompt.txt").exists() and (folder / "frame.jpg").exists():
-            return
         store = Store(self.folder(task))
         project = store.load()
         each = task.row.clips_per_prompt if task.task == "creative" else MAX_CLIPS
-        prompts = [clip.prompt for clip in project.clips[::each]]
+        prompts = tuple(clip.prompt for clip in project.clips[::each])
+        with suppress(InputError):  # what cannot be read is no sample
+            if drafting.read_sample(folder) == prompts:
+                return
         drafting.write_sample(folder, store.anchor_file(project), prompts)
 
     # Films
@@ -276,14 +293,22 @@ class Batch:
 
     @contextmanager
     def _failing(self, task: FilmTask) -> Iterator[None]:
-        """Note what goes wrong with one film, and go on; a full disk ends it all."""
+        """Note what goes wrong with one film or its files, and go on; a full disk ends it all."""
         try:
             yield
+            return
         except DiskFull:
             raise
         except StudioError as err:
-            log.warning("film %s failed: %s", task.name, err)
-            self.failures[task.name] = err
+            failure = err
+        except (OSError, ValueError) as err:
+            if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = (isinstance(err, OSError) and err.strerror) or type(err).__name__
+            log.warning("a file of %s cannot be used", task.name, exc_info=True)
+            failure = InputError(f"A file of the film {task.name} cannot be used ({reason}).", "Check it and its path.")
+        log.warning("film %s failed: %s", task.name, failure)
+        self.failures[task.name] = failure
 
     def _failure_of(self, task: FilmTask) -> Iterator[Event]:
         if err := self.failures.get(task.name):
@@ -295,8 +320,9 @@ class Batch:
         """Read the film of `task` off the disk for the summary."""
         failure, planned = self.failures.get(task.name), None
         try:
-            if (self.folder(task) / "project.json").exists():
-                planned = film.plan(Store(self.folder(task)), task.preset)
+            folder = self.folder(task)
+            if (folder / "project.json").exists() and not (folder / HALF_WRITTEN).exists():
+                planned = film.plan(Store(folder), task.preset)
         except StudioError as err:  # said again when its turn comes
             log.warning("film %s cannot be read: %s", task.name, err)
         exported = self._exported.get(task.name, "") if (self.out / f"{task.name}.mp4").is_file() else ""
@@ -313,11 +339,32 @@ class Batch:
             ".summary.*.tmp",
             "*.mp4.part*",
             f"films/*/.{RECORD}.*.tmp",
+            f"films/*/.{HALF_WRITTEN}.*.tmp",
             "films/*/.attempts.json.*.tmp",
             "samples/*/*.part",
         ):
             for leftover in self.out.glob(pattern):
                 leftover.unlink(missing_ok=True)
+
+
+def find_picture(task: FilmTask, config: Config, destination: Path) -> Credit:
+    """Store the first picture to the film's keywords that can be had; some are damaged, or are there no more."""
+    from engine.story.pictures.search import Search
+    from engine.story.pictures.sources import sources_of
+
+    search = Search(sources_of(config))
+    if not search.sources:
+        raise ConfigError(
+            f"{task.name} has no picture, and none is looked for.", "Set SVI_PICTURES to a folder or source."
+        )
+    failure: StudioError = InputError(f"No picture was found for “{task.keywords}”.", "Use other words or a picture.")
+    for found in search.find(task.keywords)[:MAX_PICTURES]:
+        try:
+            return search.take(found.id, destination)
+        except (BackendUnavailable, InputError) as err:
+            log.warning("a picture for %s cannot be used: %s", task.name, err)
+            failure = err
+    raise failure
 
 
 def read_record(folder: Path) -> dict | None:
@@ -349,12 +396,15 @@ def described(task: FilmTask, out: Path, config: Config) -> dict[str, object]:
         clips = task.num_clips(story)
         frames = task.timeline.total(clips)
         choice = None if story else drafting.choose_here(config_for(task, config), task.preset)
+        said = len(story.clips) if story else task.num_prompts
+        used = -(-clips // task.row.clips_per_prompt) if task.task == "creative" else 1
         facts |= {
             "clips": clips,
             "frames": frames,
             "seconds": round(task.timeline.seconds(frames), 3),
             "storyline": task.prompts.name if task.prompts else choice.title if choice else "",
-            "prompts": len(story.clips) if story else task.num_prompts,
+            "prompts": said,
+            "cut": max(0, said - used),
         }
         store = Store(out / "films" / task.name)
         facts["takes"] = len(store.takes()) if store.project_file.exists() else 0

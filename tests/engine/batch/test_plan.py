@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from engine.batch.plan import difference, read_plan
+from engine.batch.plan import read_plan
 from engine.config import ASSETS, Config
+from engine.drafting import difference
 from engine.errors import ConfigError, InputError, StudioError
 
 BENCH = """\
@@ -79,6 +80,34 @@ def test_a_films_own_length_and_a_flag_take_precedence(tmp_path, preset):
 
 
 @pytest.mark.parametrize(
+    ("entry", "task", "clips"),
+    [
+        ("prompts: p.txt", "creative", 15),
+        ("prompts: p.txt, seconds: 25", "creative", 5),
+        ("prompts: p.txt, clips: 3", "creative", 3),
+        ("prompts: one.txt", "consistent", 10),  # one prompt says nothing of the length
+    ],
+)
+def test_a_file_of_prompts_is_a_length_unless_the_same_entry_says_another(tmp_path, preset, entry, task, clips):
+    (tmp_path / "wan.yaml").write_text("title: T\nfamily: wan\nmodel: weights\n")
+    (tmp_path / "p.txt").write_text("\n".join(f"prompt {number}" for number in range(15)))
+    (tmp_path / "one.txt").write_text("night\n")
+    text = f"defaults: {{preset: wan.yaml, seconds: 50, task: {task}}}\nfilms: [{{picture: a.png, {entry}}}]"
+    (film,) = tasks(tmp_path, text)
+    assert film.num_clips(film.storyline()) == clips
+
+
+def test_films_are_called_by_all_of_their_keywords_and_numbered(tmp_path):
+    keywords = ("St. Moritz", "cats/dogs", "cats, dogs", "Cats dogs!", "日本", "日", "x" * 70, "x" * 80)
+    text = "films: [{name: cats-dogs-3, picture: a.png, clips: 1}"
+    text += "".join(f', {{keywords: "{words}", clips: 1}}' for words in keywords) + "]"
+    names = [task.name for task in tasks(tmp_path, text)][1:]
+    assert names[:4] == ["st-moritz", "cats-dogs", "cats-dogs-2", "cats-dogs-4"]
+    assert all(name.startswith("film-") for name in names[4:6]) and names[4] != names[5]
+    assert names[6:] == ["x" * 60, f"{'x' * 55}-2"]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("films: []", "films"),
@@ -98,6 +127,10 @@ def test_a_films_own_length_and_a_flag_take_precedence(tmp_path, preset):
         ("films: [{picture: a.png, seconds: 9999}]", "number of clips"),
         ("films: [{picture: a.png, clips: 3, name: ../x}]", "name"),
         ("films: [{picture: a.png, clips: 3, language: xx}]", "language"),
+        ('films: [{picture: "a\\0.png", clips: 3}]', "“films.0.picture” in plan.yaml is wrong: a path has letters"),
+        ('films: [{picture: a.png, prompts: "p\\0.txt"}]', "“films.0.prompts” in plan.yaml is wrong: a path has"),
+        ('films: [{pictures: "\\uD800", clips: 3}]', "“films.0.pictures” in plan.yaml is wrong: a path has letters"),
+        ('films: [{picture: a.png, preset: "\\0.yaml", clips: 3}]', "preset” in plan.yaml is wrong: a path has"),
         ("films: [{picture: a.png, clips: 3, variant: dance}]", "variant"),
         ("films: [{picture: a.png, clips: 3, draft: true}]", "no draft quality"),
         ("films: [{picture: a.png, clips: 3, preset: nothing}]", "no preset “nothing”"),

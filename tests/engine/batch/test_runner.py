@@ -1,5 +1,6 @@
 """Many films from one plan: what is made, what is kept, what is refused."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import backends, drafting
+from engine import backends, drafting, film, storyboard
 from engine.domain import Beat
-from engine.errors import BackendUnavailable, GenerationError, StorylineError
+from engine.errors import BackendUnavailable, GenerationError, InputError, StorylineError
 from engine.media import video
 from engine.project.locks import locked
 from engine.project.store import Store
 from engine.story import exchange
 from engine.story.choose import Choice
+from engine.story.pictures.search import Search
 from tests.fakes import ScriptedBackend
 
 TWO = "films: [{pictures: pictures, keywords: dog, clips: 2}]"
@@ -116,6 +118,162 @@ def test_a_stopped_run_goes_on(batch, pictures, opened, tmp_path, monkeypatch):
     assert batch(TWO)[0] == 0
     assert len(whole.generated) == 1 and len(segments(tmp_path)) == 4
     assert [row["state"] for row in summary(tmp_path).values()] == ["finished", "finished"]
+
+
+class Model:
+    """A language model that writes “beat 1”, “beat 2” …; `error` comes at the beat of number `at` of each film."""
+
+    source = "qwen"
+
+    def __init__(self):
+        self.briefs, self.error, self.at = [], None, 0
+
+    def beats(self, brief):
+        self.briefs.append(brief)
+        for number in range(len(brief.so_far) + 1, len(brief.so_far) + 1 + brief.count):
+            if self.error and number == self.at:
+                raise self.error
+            yield Beat(prompt=f"beat {number}", caption=f"Bild {number}")
+
+    def close(self): ...
+
+
+@pytest.fixture
+def model(monkeypatch):
+    model = Model()
+    monkeypatch.setattr(drafting, "choose", lambda *_: Choice("qwen", "Qwen", "It was asked for."))
+    monkeypatch.setattr(drafting, "open_drafter", lambda *_: model)
+    return model
+
+
+FOUR = "films: [{pictures: pictures, clips: 4}]"
+
+
+def said(tmp_path, name):
+    return [clip.prompt for clip in Store(tmp_path / "out" / "films" / name).load().clips]
+
+
+@pytest.mark.parametrize(
+    ("error", "written"), [(KeyboardInterrupt(), {"cat": 2}), (StorylineError("Nonsense."), {"cat": 2, "dog": 2})]
+)
+def test_a_stopped_storyline_is_not_filmed_and_goes_on(batch, pictures, opened, model, tmp_path, error, written):
+    model.error, model.at = error, 3
+    assert batch(FOUR)[0] in (2, 130)
+    for name, count in written.items():
+        assert said(tmp_path, name) == [f"beat {number + 1}" for number in range(count)]
+    assert not opened and not segments(tmp_path)
+    assert {row["state"] for row in summary(tmp_path).values()} == {"waiting"}
+    model.error = None
+    code, events, _ = batch(FOUR)
+    assert code == 0
+    beats = [event["index"] for event in events if event["event"] == "beat_drafted"]
+    assert beats == [2, 3, *([2, 3] if "dog" in written else [0, 1, 2, 3])]
+    for name in ("cat", "dog"):
+        assert said(tmp_path, name) == ["beat 1", "beat 2", "beat 3", "beat 4"]
+        assert summary(tmp_path)[name]["source"] == "qwen"
+        assert exchange.read_file(tmp_path / "out" / "samples" / name / "prompt.txt").prompts == tuple(
+            said(tmp_path, name)
+        )
+    assert len(segments(tmp_path)) == 8 and not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_each_beat_is_in_the_film_before_the_next_is_asked_for(batch, pictures, model, tmp_path):
+    """So that a kill takes none of them."""
+    on_disk, beats = [], model.beats
+
+    def counted(brief):
+        for beat in beats(brief):
+            on_disk.append(len(said(tmp_path, "cat")))
+            yield beat
+
+    model.beats = counted
+    assert batch("films: [{picture: pictures/cat.png, clips: 3}]")[0] == 0
+    assert on_disk == [0, 1, 2]
+
+
+def test_a_storyline_killed_after_its_last_beat_is_whole(batch, pictures, model, tmp_path):
+    batch("films: [{picture: pictures/cat.png, clips: 2}]")
+    (tmp_path / "out" / "films" / "cat" / "storyline.part").write_bytes(b"")
+    assert batch("films: [{picture: pictures/cat.png, clips: 2}]")[0] == 0
+    assert len(model.briefs) == 1 and not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_half_written_storyline_is_not_given_up_for_another_plan(batch, pictures, model, tmp_path):
+    model.error, model.at = StorylineError("Nonsense."), 3
+    batch(FOUR)
+    batch("films: [{pictures: pictures, clips: 3}]")
+    assert "cat was begun by another plan" in summary(tmp_path)["cat"]["error"]
+    assert said(tmp_path, "cat") == ["beat 1", "beat 2"]
+
+
+def test_a_film_that_was_made_shorter_by_hand_is_left_so(batch, pictures, opened, tmp_path):
+    batch(TWO)
+    store = Store(tmp_path / "out" / "films" / "cat")
+    store.edit(lambda p: storyboard.delete(p, p.clips[1].id))
+    assert batch(TWO)[0] == 0
+    assert len(said(tmp_path, "cat")) == 1
+
+
+def test_a_method_with_two_clips_a_prompt_goes_on_with_whole_pairs(batch, pictures, model, tmp_path):
+    with (tmp_path / "tiny.yaml").open("a") as stream:
+        stream.write("variants: {film: {method: svi-2.0}}\n")
+    plan = "films: [{picture: pictures/cat.png, clips: 5}]"
+    model.error, model.at = StorylineError("Nonsense."), 2
+    assert batch(plan)[0] == 2 and said(tmp_path, "cat") == ["beat 1"] * 2
+    model.error = None
+    assert batch(plan)[0] == 0
+    assert said(tmp_path, "cat") == ["beat 1", "beat 1", "beat 2", "beat 2", "beat 3"]
+    sample = exchange.read_file(tmp_path / "out" / "samples" / "cat" / "prompt.txt")
+    assert sample.prompts == ("beat 1", "beat 2", "beat 3")
+
+
+def test_a_film_that_is_made_anew_gets_a_sample_of_its_own(batch, pictures, tmp_path):
+    plan = "films: [{name: mine, picture: pictures/cat.png, clips: 2}]"
+    batch(plan)
+    sample = tmp_path / "out" / "samples" / "mine"
+    before = (sample / "frame.jpg").read_bytes()
+    (tmp_path / "out" / "films" / "mine").rename(tmp_path / "old")
+    assert batch(plan.replace("cat.png", "dog.webp, keywords: dog"))[0] == 0
+    assert (sample / "frame.jpg").read_bytes() != before
+    assert exchange.read_file(sample / "prompt.txt").prompts == tuple(said(tmp_path, "mine"))
+
+
+@pytest.mark.parametrize("damage", ["edit", "prompts = ["])
+def test_a_sample_says_what_its_film_says(batch, pictures, tmp_path, damage):
+    batch(TWO)
+    store, prompts = Store(tmp_path / "out" / "films" / "cat"), tmp_path / "out" / "samples" / "cat" / "prompt.txt"
+    if damage == "edit":
+        store.edit(lambda p: storyboard.append(p, ["and then fog"]))
+    else:
+        prompts.write_text(damage)
+    assert batch(TWO)[0] == 0
+    assert exchange.read_file(prompts).prompts == tuple(said(tmp_path, "cat"))
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("no such thing")])
+def test_a_file_that_cannot_be_used_fails_its_film_alone(batch, pictures, tmp_path, monkeypatch, error):
+    create = film.create
+
+    def fail(folder, *rest, **more):
+        if folder.name == "cat":
+            raise error
+        return create(folder, *rest, **more)
+
+    monkeypatch.setattr(film, "create", fail)
+    code, _, err = batch(TWO)
+    assert code == 2 and "1 of 2 films failed: cat" in err
+    rows = summary(tmp_path)
+    assert "A file of the film cat cannot be used" in rows["cat"]["error"] and rows["dog"]["state"] == "finished"
+
+
+@pytest.mark.expects_errors
+def test_a_full_disk_ends_the_batch(batch, pictures, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(film, "create", fail)
+    code, events, _ = batch(TWO)
+    assert code == 1 and names(events) == ["job_failed"]
 
 
 @pytest.mark.parametrize("change", ["clips: 3", "clips: 2, seed: 5"])
@@ -262,6 +420,44 @@ def test_keywords_alone_need_a_picture_source_and_its_author_is_kept(batch, pict
     monkeypatch.setenv("SVI_PICTURES", str(library))
     assert batch(plan)[0] == 0
     assert Store(tmp_path / "out" / "films" / "harbour").load().inputs.credit.author == "Ann"
+
+
+def test_a_picture_that_cannot_be_had_is_passed_over(batch, pictures, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    library.mkdir()
+    noise = np.random.default_rng(5).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    for number in range(7):
+        Image.fromarray(noise).save(library / f"harbour-{number}.png")
+    (library / "credits.yaml").write_text(
+        "".join(f"harbour-{number}.png: {{author: Ann {number}, licence: CC BY 4.0}}\n" for number in range(7))
+    )
+    monkeypatch.setenv("SVI_PICTURES", str(library))
+    asked, take = [], Search.take
+
+    def damaged(search, found_id, destination):
+        asked.append(found_id)
+        if len(asked) < works_at:
+            raise InputError("The picture is damaged.")
+        return take(search, found_id, destination)
+
+    monkeypatch.setattr(Search, "take", damaged)
+    works_at = 99
+    assert batch("films: [{keywords: harbour, clips: 1}]")[0] == 2
+    assert len(asked) == 5 and "is damaged" in summary(tmp_path)["harbour"]["error"]
+    works_at = len(asked) + 3
+    assert batch("films: [{keywords: harbour, clips: 1}]")[0] == 0
+    assert summary(tmp_path)["harbour"]["state"] == "finished"
+
+
+def test_a_dry_run_says_what_of_a_file_is_left_out(batch, pictures, tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(f"prompt {number}" for number in range(15)))
+    plan = (
+        "defaults: {clips: 10}\nfilms: [{name: whole, picture: pictures/cat.png, prompts: p.txt},"
+        " {name: cut, picture: pictures/cat.png, prompts: p.txt, clips: 4}]"
+    )
+    whole, cut = batch(plan, "--dry-run", as_json=False)[1][:2]
+    assert "15 clips" in whole and whole.endswith("p.txt (15 prompts)")
+    assert "4 clips" in cut and cut.endswith("p.txt (15 prompts, the last 11 left out)")
 
 
 def test_the_terminal_gets_one_line_a_film(batch, pictures):
