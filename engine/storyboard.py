@@ -52,7 +52,7 @@ def accept_storyline(
     """
     kept, clips = project.clips, []
     for index, beat in enumerate(storyline.beats):
-        changes = beat.model_dump() | {"pinned_take": None}
+        changes = beat.model_dump() | {"caption_language": "", "pinned_take": None}
         if negative_prompts is not None:
             changes["negative_prompt"] = negative_prompts[index]
         clips.append(kept[index].model_copy(update=changes) if index < len(kept) else Clip(**changes))
@@ -94,14 +94,15 @@ def beats_needed(project: Project, count: int, row: Variant) -> int:
 def continue_with(project: Project, beats: Sequence[Beat], count: int, row: Variant) -> Project:
     """The film with up to `count` more clips: its last prompt for as long as it is to go on, then each beat.
 
-    `beats_needed` beats fill all of `count`; fewer may be given, one after another.
+    `beats_needed` beats, drafted as the film is to be told, fill all of `count`; fewer may be given, one after another.
     """
     old = min(count, clips_left(project, row))
     said = project.clips[-1].model_dump(exclude={"id", "seed", "draft", "pinned_take"}) if old else {}
     clips = [Clip(**said) for _ in range(old)]
     each = MAX_CLIPS if row.prompt_policy == "one" else row.clips_per_prompt
     for beat in beats:
-        clips += [Clip(**beat.model_dump()) for _ in range(min(each, count - len(clips)))]
+        said = beat.model_dump() | {"caption_language": project.telling.language if beat.caption else ""}
+        clips += [Clip(**said) for _ in range(min(each, count - len(clips)))]
     return with_clips(project, [*project.clips, *clips])
 
 
@@ -185,7 +186,11 @@ def split(project: Project, clip_id: str, at: int | None = None) -> Project:
     caption, rest = (clip.caption[:cut], clip.caption[cut:].strip()) if matching else ("", "")
     first = clip.model_copy(update={"prompt": clip.prompt[:place], "caption": caption, "pinned_take": None})
     second = Clip(
-        prompt=clip.prompt[place:].strip(), caption=rest, negative_prompt=clip.negative_prompt, draft=clip.draft
+        prompt=clip.prompt[place:].strip(),
+        caption=rest,
+        caption_language=clip.caption_language,
+        negative_prompt=clip.negative_prompt,
+        draft=clip.draft,
     )
     return with_clips(project, [*project.clips[:index], first, second, *project.clips[index + 1 :]])
 

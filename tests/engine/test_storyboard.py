@@ -1,7 +1,7 @@
 import pytest
 
 from engine import storyboard
-from engine.domain import Beat, Clip, Inputs, Project, Resolution, Storyline
+from engine.domain import Beat, Clip, Inputs, Project, Resolution, Storyline, Telling
 from engine.errors import InputError
 from engine.variants import FILM, SHOT, SVI_2
 
@@ -111,6 +111,16 @@ def test_the_second_clip_of_a_prompt_says_all_that_the_first_does(project):
     clip = Clip(prompt="a", caption="eins", negative_prompt="rain", seed=7, draft=True)
     first, second = storyboard.continue_with(storyboard.with_clips(project, [clip]), [], 1, SVI_2).clips
     assert second == Clip(id=second.id, prompt="a", caption="eins", negative_prompt="rain") and second.id != first.id
+
+
+def test_captions_keep_the_language_that_they_are_in(project):
+    german = project.model_copy(update={"telling": Telling(language="de")})
+    beats = [Beat(prompt="One. Two.", caption="Eins. Zwei."), Beat(prompt="b")]
+    film = storyboard.continue_with(storyboard.with_clips(german, []), beats, 2, FILM)
+    assert [clip.caption_language for clip in film.clips] == ["de", ""]
+    assert [clip.caption_language for clip in storyboard.split(film, film.clips[0].id).clips] == ["de", "de", ""]
+    other = Storyline(beats=(Beat(prompt="c", caption="trois"),), source="user")  # who knows in which language
+    assert storyboard.accept_storyline(film, other).clips[0].caption_language == ""
 
 
 def test_prompts_that_several_clips_have_are_told_once(project):
