@@ -79,7 +79,7 @@ def test_a_picture_that_is_none_is_refused_in_words(screen, tmp_path):
 
 
 def test_templates_say_why_tone_and_language_cannot_be_chosen(screen):
-    for name in ("tone", "pace", "language"):
+    for name in ("tone", "language"):
         expect(screen.page.locator(f"#{name}")).to_be_disabled()
     expect(screen.page.locator("#telling-note")).to_contain_text("Templates")
     expect(screen.page.locator("#drafter")).to_contain_text("Storyline by templates.")
