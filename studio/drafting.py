@@ -86,9 +86,9 @@ class Draft:
         return self.state != "failed"
 
     @property
-    def awaited(self) -> tuple[str, ...]:
-        """Cards that are there and will be written anew."""
-        return tuple(slot for slot in self.slots[self.done : self.of] if slot not in self.untouched)
+    def coming(self) -> tuple[str, ...]:
+        """Ids of the cards that are still to be written, whether they are there or not."""
+        return tuple(clip_id for clip_id in self.ids[self.done :] if clip_id not in self.untouched)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Drafting:
             done=current.done,
             of=current.of,
             first=current.first,
-            awaited=current.awaited,
+            coming=current.coming,
             place=self._queue.place(job) if job else 0,
             behind_loading=bool(job and self._queue.loading_for(project_id)),
             message=problem.message,
@@ -310,7 +310,7 @@ class Drafting:
         """Somebody wrote that card by hand: the draft under way does not replace it."""
         with self._lock:
             current = self._drafts.get(project_id)
-            if current and clip_id in current.awaited:
+            if current and clip_id in current.coming:
                 self._put(project_id, replace(current, untouched=current.untouched | {clip_id}))
 
     def dismiss(self, project_id: str) -> None:

@@ -166,7 +166,7 @@ class Storylines:
     def _draft_again(self, project_id: str, body: Body) -> None:
         source = source_of(body)
         failed = self._drafting.of(project_id)
-        if failed and failed.awaited:
+        if failed and failed.slots[failed.done :]:
             self._refuse_while_working(project_id)
         self._rates.count("draft", self._library.owner(project_id))
         self._drafting.again(project_id, source, seed=secrets.randbelow(MAX_SEED))

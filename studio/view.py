@@ -58,8 +58,8 @@ class ExportFacts:
 class DraftFacts:
     """The storyline being written, or the one that stopped before its last card.
 
-    source: "" where nobody can go on with it. awaited: ids of cards that are there and will be written anew. place:
-    jobs before it; behind_loading: a film model is still being loaded.
+    source: "" where nobody can go on with it. coming: ids of the cards still to be written. place: jobs before it;
+    behind_loading: a film model is still being loaded.
     """
 
     state: Literal["waiting", "loading", "writing", "stopping", "failed"]
@@ -68,7 +68,7 @@ class DraftFacts:
     of: int
     source: str = ""
     first: int = 0
-    awaited: tuple[str, ...] = ()
+    coming: tuple[str, ...] = ()
     place: int = 0
     behind_loading: bool = False
     message: str = ""
@@ -323,6 +323,7 @@ def drafting_message(draft: DraftFacts) -> str:
 def story(facts: Facts) -> dict[str, Any]:
     """Who writes, what is being written, what went wrong, and how the story is told."""
     draft, telling = facts.story.draft, facts.project.telling
+    there = {clip.id for clip in facts.project.clips}
     chosen, *others = facts.story.drafters or ({},)
     return {
         "drafter": chosen,
@@ -333,7 +334,8 @@ def story(facts: Facts) -> dict[str, Any]:
             "done": draft.done,
             "of": draft.of,
             "first": draft.first,
-            "awaited": list(draft.awaited),
+            "awaited": [clip_id for clip_id in draft.coming if clip_id in there],
+            "fresh": sum(clip_id not in there for clip_id in draft.coming),
         }
         if draft and facts.story.writing
         else None,

@@ -165,6 +165,7 @@ def setup(
     seconds_a_clip: SecondsAClip,
     examples: list[dict],
     story: dict[str, object],
+    pictures: dict[str, object],
 ) -> dict[str, Any]:
     """What the page must know before there is a project, as plain data."""
     vocabulary = vocabulary_of(preset)
@@ -193,6 +194,7 @@ def setup(
         ],
         "examples": examples,
         "story": story,
+        "pictures": pictures,
         "negative_prompts": preset.guidance_scale != 1.0,
         "defaults": {
             "length": DEFAULT_LENGTH,

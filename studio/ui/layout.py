@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.domain import Resolution
 from engine.errors import StudioError
-from studio import dial, drafting
+from studio import dial, drafting, pictures
 from studio.actions import bugs_explained
 from studio.routes import PREFIX
 from studio.ui import intake, stage, storyboard, theme
@@ -141,8 +141,14 @@ def setup(studio: "Studio") -> dict[str, Any]:
     ]
     measured = partial(seconds_a_clip, studio)
     story = drafting.setup(studio.actions.drafting, preset)
+    found_at = pictures.setup(studio.config)
     return intake.setup(
-        preset, machine=studio.actions.machine(), seconds_a_clip=measured, examples=examples, story=story
+        preset,
+        machine=studio.actions.machine(),
+        seconds_a_clip=measured,
+        examples=examples,
+        story=story,
+        pictures=found_at,
     )
 
 

@@ -34,6 +34,8 @@
       document.body.classList.toggle("svi-found", !!found);
       show(this.found, !!found && !svi.id);
       show(this.finder, !svi.id);
+      const { sources } = svi.setup.pictures ?? {};
+      if (sources && !this.asked) text(this.finderNote, `Your words are looked up in: ${sources.join(", ")}.`);
       const source = found ? this.thumbnail(found) : "";
       if (source && this.foundImage.getAttribute("src") !== source) this.foundImage.src = source;
       if (found && this.shown !== found.id) { this.foundImage.alt = this.words(found); this.foundCredit.replaceChildren(...svi.credit(found)); }

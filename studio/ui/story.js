@@ -132,7 +132,7 @@
 
     // It stands where the next card will be, as tall as a card, so that a card that arrives moves nothing before it.
     drawWriting(drafting, clips) {
-      const { node } = this.writing, left = drafting ? drafting.of - drafting.done : 0, number = clips.length + 1;
+      const { node } = this.writing, left = drafting ? drafting.fresh : 0, number = clips.length + 1;
       if (left <= 0 || rewritten(drafting, clips).length) node.remove();
       else {
         text(this.writing.number, String(number));

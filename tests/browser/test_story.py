@@ -541,6 +541,7 @@ def test_the_endpoint_s_key_is_nowhere_a_visitor_can_look(story, endpoint, photo
 def test_a_picture_is_found_chosen_and_credited(story, photo):
     page = story.page
     page.get_by_text("Find a picture").click()
+    expect(page.locator(".finder-note")).to_contain_text("Your words are looked up in:")
     page.get_by_label("Words for the picture").fill("dog")
     page.keyboard.press("Enter")
     expect(page.get_by_role("radio", name=re.compile("dog", re.I))).to_have_count(2)

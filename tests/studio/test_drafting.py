@@ -42,7 +42,15 @@ def test_cards_appear_one_at_a_time_and_are_one_edit(writing, new_film, told):
     state = film.until(lambda s: (s["story"]["drafting"] or {}).get("done") == 2)
     assert state["phase"] == "drafting" and state["primary"]["action"] == "stop_draft"
     assert len(state["clips"]) == 2
-    drafting = {"state": "writing", "title": "Qwen for tests", "done": 2, "of": 4, "first": 0, "awaited": []}
+    drafting = {
+        "state": "writing",
+        "title": "Qwen for tests",
+        "done": 2,
+        "of": 4,
+        "first": 0,
+        "awaited": [],
+        "fresh": 2,
+    }
     assert state["story"]["drafting"] == drafting
     assert "Writing card 3 of 4 with Qwen for tests" in state["message"]
     film.do("set_prompt", clip_id=state["clips"][0]["id"], prompt="Mine, edited meanwhile.")
@@ -340,7 +348,8 @@ def test_cards_keep_their_order_when_others_go_or_come_meanwhile(writing, new_fi
     film.do("delete", clip_id=ids[2])
     film.do("set_prompt", clip_id=ids[3], prompt="Typed by me just now.")
     film.do("insert", after=ids[0], prompt="Put in between.")
-    assert film.state()["story"]["drafting"]["awaited"] == ids[1:3]
+    drafting = film.state()["story"]["drafting"]
+    assert drafting["awaited"] == [ids[1]] and drafting["fresh"] == 1  # the deleted one is written as a card of its own
     (told / "hold").unlink()
     state = film.until(lambda s: s["phase"] == "ready")
     told_in_order = ["a dog: beat 1 after 0.", "Put in between.", "a dog: beat 2 after 0.", "a dog: beat 3 after 0."]
