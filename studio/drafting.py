@@ -220,15 +220,16 @@ class Drafting:
             before = self._drafts.get(project_id)
             if wanted.choice.source != "qwen":
                 self._check_room(owner)
+                self._futures[wanted.edit_id] = self._pool.submit(self._listen, project_id, wanted)
             self._drafts[project_id] = wanted
-            try:
-                if wanted.choice.source == "qwen":
-                    self._queue.enqueue("draft", project_id, owner, after_restart="wait")
-                else:
-                    self._futures[wanted.edit_id] = self._pool.submit(self._listen, project_id, wanted)
-            except BaseException:
+        try:
+            if wanted.choice.source == "qwen":  # without the lock: the queue's thread asks for the draft under its own
+                self._queue.enqueue("draft", project_id, owner, after_restart="wait")
+        except BaseException:
+            with self._lock:
                 self._put(project_id, before)
-                raise
+            raise
+        with self._lock:
             self._lost.pop(project_id, None)
             self._save()
         self._feed.bump(project_id)
@@ -247,25 +248,30 @@ class Drafting:
         with self._lock:
             self._lost.pop(project_id, None)
             current = self._drafts.get(project_id)
-            if current is None or not current.under_way:
-                self._put(project_id, None)
-            else:
+            if current and current.under_way:
                 self._drafts[project_id] = replace(current, state="stopping", then="")
-                self._end_of(project_id, current)
+            else:
+                self._put(project_id, None)
             self._save()
+        if current and current.under_way:
+            self._stop_writing(project_id, current)
         self._feed.bump(project_id)
 
-    def _end_of(self, project_id: str, current: Draft) -> None:
+    def _stop_writing(self, project_id: str, current: Draft) -> None:
         """Tell whoever writes `current` to stop; when nobody does, it is over."""
         if current.choice.source == "qwen":
             if self._queue.job_of(project_id, "draft"):
                 self._queue.end(project_id, "stop", kind="draft")
             else:
                 self._ended(project_id, current.edit_id, None)
-        elif listening := self._listening.get(current.edit_id):
+            return
+        with self._lock:
+            listening, future = self._listening.get(current.edit_id), self._futures.get(current.edit_id)
+        if listening:
             listening.interrupt()
-        elif (future := self._futures.get(current.edit_id)) is None or future.cancel() or future.done():
-            self._futures.pop(current.edit_id, None)
+        elif future is None or future.cancel():
+            with self._lock:
+                self._futures.pop(current.edit_id, None)
             self._ended(project_id, current.edit_id, None)
 
     def again(self, project_id: str, source: str, *, seed: int) -> None:

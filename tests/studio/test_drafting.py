@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import InputError
+from studio.limits import MAX_PER_HOUR
 from tests.studio.drafters import FOLDER
 
 
@@ -372,3 +373,16 @@ def test_a_whole_storyline_is_not_taken_from_under_a_film(open_studio, new_film)
     film.do("draft", length=2)
     film.do("generate")
     assert "Pause first" in film.act("undo").json()["hint"]
+
+
+def test_asking_and_stopping_in_the_lanes_own_moments_never_locks_up(writing, new_film, monkeypatch):
+    monkeypatch.setitem(MAX_PER_HOUR, "draft", 1000)
+    films = [new_film(writing) for _ in range(2)]
+    for _ in range(25):
+        for film in films:
+            film.until(lambda s: s["phase"] != "drafting")
+            film.do("draft", keywords="a dog", length=2)
+        for film in films:
+            film.do("stop_draft")
+    for film in films:
+        film.until(lambda s: s["phase"] in ("draft", "ready"))
