@@ -1,5 +1,6 @@
 """The film plays as one, while its clips arrive."""
 
+import pytest
 from playwright.sync_api import expect
 
 COUNT_WAITING = """() => {
@@ -112,6 +113,7 @@ def test_an_extension_starts_two_seconds_before_the_new_seam(screen, photo):
     screen.wait_video(f"currentTime > {seam + 0.3}")
 
 
+@pytest.mark.slow
 def test_a_long_film_keeps_only_what_is_near_the_playhead(screen, photo):
     film(screen, photo, 130)
     screen.page.evaluate("window.svi.parts.player.pause()")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import torch
 import yaml
 
@@ -83,6 +84,7 @@ def test_one_process_needs_no_gathering():
     assert fed([0], lambda tensor: tensor)[0]["shape"] == list(SHAPE)  # not stripped of an axis
 
 
+@pytest.mark.slow
 def test_two_processes_share_their_errors_until_the_warm_up_ends(tmp_path):
     """Then both banks are those of one process that was fed the union; one step later each has its own."""
     script = tmp_path / "worker.py"
