@@ -715,6 +715,13 @@
 
   const touched = new Set();  // fields that somebody filled in; the others keep the preset's values
 
+  svi.defaultsArrive = (setup) => {
+    if (!svi.setup.quality && !svi.state) {
+      for (const [name, preset] of Object.entries(setup.defaults ?? {})) if (!touched.has(name)) svi.form[name] = preset;
+    }
+    svi.setup = setup;
+  };
+
   svi.setupValues = () => {
     const { project, clips } = svi.state;
     const quality = project.quality === "custom" ? null : project.quality;
@@ -969,8 +976,7 @@
         const value = typeof props.value === "string" && props.value ? JSON.parse(props.value) : props.value;
         if (!value) return;
         if (value.setup) {
-          if (!svi.setup.quality && !svi.state) Object.assign(svi.form, value.setup.defaults ?? {});
-          svi.setup = value.setup;
+          svi.defaultsArrive(value.setup);
           drawMoves();
           svi.parts.player?.examples(value.setup.examples ?? []);
         }

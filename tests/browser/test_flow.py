@@ -105,3 +105,12 @@ def probe(path) -> dict:
     shown = ["-count_frames", "-select_streams", "v:0", "-show_streams", "-of", "json"]
     command = ["ffprobe", "-v", "error", *shown, str(path)]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"][0]
+
+
+def test_what_is_filled_in_before_the_studio_has_said_its_defaults_stays(screen):
+    page = screen.page
+    page.wait_for_function("() => window.svi.setup.quality")
+    page.get_by_label("Length in clips").fill("3")
+    page.wait_for_function("() => Number(window.svi.form.length) === 3")
+    page.evaluate("() => { const { setup } = window.svi; window.svi.setup = {}; window.svi.defaultsArrive(setup); }")
+    assert page.evaluate("() => [Number(window.svi.form.length), window.svi.form.quality]") == [3, "balanced"]
