@@ -22,7 +22,8 @@ class Counting:
     def __init__(self) -> None:
         self.events: list[object] = []
         self.alive: list[tuple[int, int]] = []
-        self._others = {id(thing) for kind in models() for thing in kind}  # what other tests keep for themselves
+        self._kept = models()  # what other tests hold: kept, so that no new model gets the id of one of them
+        self._others = {id(thing) for kind in self._kept for thing in kind}
 
     def send(self, answer: object) -> None:
         assert isinstance(answer, Happened), answer
