@@ -125,7 +125,8 @@ class Listener:
 
 @dataclass
 class DraftListener:
-    """Told by the queue's thread, without its lock. draft: what is to be written, and by which model."""
+    """Told by the queue's thread, without its lock but for `draft`: what is to be written, and by which model, is asked
+    under it. Who answers must not hold a lock of their own while they call the queue."""
 
     draft: Callable[[Job], tuple[Brief, Choice]]
     happened: Callable[[Job, DrafterLoading | BeatDrafted], None]
@@ -225,15 +226,11 @@ class JobQueue:
     def health(self) -> dict[str, object]:
         with self._lock:
             lane, worker = self._lane, self._worker
-            state = (
-                "loading"
-                if lane.loading
-                else "busy"
-                if lane.job
-                else "ready"
-                if lane.loaded or lane.drafter
-                else "starting"
-            )
+            state = "ready" if lane.loaded or lane.drafter else "starting"
+            if lane.job:
+                state = "busy"
+            if lane.loading:
+                state = "loading"
             if self.unavailable:
                 state = "unavailable"
             return {
