@@ -58,28 +58,12 @@ def few_objects_to_look_through():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="module")
-def writer(qwen_folder):
-    writer = QwenWriter(QwenModel(qwen_folder, "Tiny", "float32"))
-    yield writer
-    writer.close()
-
-
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
-
-
-@pytest.fixture
-def passes(writer):
-    """A list that grows by one with every forward pass of the model."""
-    seen = []
-    hook = writer.model.register_forward_pre_hook(lambda *_: seen.append(1))
-    yield seen
-    hook.remove()
 
 
 def ask(schema=STORY, *, text="dog, street", picture=None, seed=0, max_tokens=2000) -> Ask:

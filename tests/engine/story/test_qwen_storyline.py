@@ -7,28 +7,11 @@ from dataclasses import replace
 import pytest
 
 from engine.domain import clean_prompt
-from engine.story.choose import QwenModel
 from engine.story.drafter import Brief, draft
 from engine.story.model_drafter import ModelDrafter
-from engine.story.qwen import QwenWriter
 
 LONGEST = 600  # characters, as a drafter's prompts are bounded by default
 SEEDS = 50
-
-
-@pytest.fixture(scope="module")
-def writer(qwen_folder):
-    writer = QwenWriter(QwenModel(qwen_folder, "Tiny", "float32"))
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def passes(writer):
-    seen = []
-    hook = writer.model.register_forward_pre_hook(lambda *_: seen.append(1))
-    yield seen
-    hook.remove()
 
 
 @pytest.fixture
