@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -426,16 +426,22 @@ def draft_one(args: argparse.Namespace, brief: drafter.Brief, choice: Choice, co
         say(drafting.announced(choice, brief.telling))
         if choice.source == "qwen":
             say(DrafterLoading(choice.title))
-        try:
-            with drafting.opened(choice, config) as writer:
-                for event in drafting.written(writer, replace(brief, picture=anchor), keep):
-                    say(event)
-        except KeyboardInterrupt:
-            args.stopped = f"Cancelled. {kept()}".strip()
-            raise
-        except StudioError as err:
-            raise type(err)(err.message, f"{err.hint} {kept()}".strip()) from err
+        with saying_what_is_kept(args, kept), drafting.opened(choice, config) as writer:
+            for event in drafting.written(writer, replace(brief, picture=anchor), keep):
+                say(event)
     say(StorylineDrafted(tuple(beat.prompt for beat in beats), choice.source))
+
+
+@contextmanager
+def saying_what_is_kept(args: argparse.Namespace, kept: Callable[[], str]) -> Iterator[None]:
+    """Add to what stops a draft, be it Ctrl-C or an error, what of it is safe."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        args.stopped = f"Cancelled. {kept()}".strip()
+        raise
+    except StudioError as err:
+        raise type(err)(err.message, f"{err.hint} {kept()}".strip()) from err
 
 
 def writable(out: Path) -> exchange.Format:
@@ -717,15 +723,9 @@ def draft_more(store: Store, preset: Preset, count: int, args: argparse.Namespac
     say(drafting.announced(choice, project.telling))
     if choice.source == "qwen":
         say(DrafterLoading(choice.title))
-    try:
-        with drafting.opened(choice, config) as writer:  # closed before the film's model is loaded
-            for event in drafting.written(writer, brief, keep):
-                say(event)
-    except KeyboardInterrupt:
-        args.stopped = f"Cancelled. {kept()}"
-        raise
-    except StudioError as err:
-        raise type(err)(err.message, f"{err.hint} {kept()}".strip()) from err
+    with saying_what_is_kept(args, kept), drafting.opened(choice, config) as writer:  # closed before a film is made
+        for event in drafting.written(writer, brief, keep):
+            say(event)
 
 
 def check_steps(steps: int | None) -> int | None:

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from engine import backends, drafting, film, storyboard
@@ -47,9 +48,8 @@ from engine.project.files import write_atomically
 from engine.project.locks import locked
 from engine.project.store import Store
 from engine.story.choose import Choice
-from engine.story.drafter import Brief, StorylineDrafter
+from engine.story.drafter import Brief, StorylineDrafter, brief_for
 from engine.story.exchange import WrittenStoryline
-from engine.story.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 RECORD = "batch.json"
@@ -214,16 +214,15 @@ class Batch:
             )
 
     def _brief(self, task: FilmTask, project: Project, count: int) -> Brief:
-        return Brief(
+        brief = brief_for(
+            project,
+            task.preset,
             Store(self.folder(task)).anchor_file(project),
-            count,
-            keywords=task.keywords,
-            kind=task.kind,
-            telling=task.telling,
+            count=count,
             so_far=storyboard.prompts_so_far(project),
             seed=drafting.seed_of(task.name, task.seed),
-            vocabulary=vocabulary_of(task.preset),
         )
+        return replace(brief, kind=task.kind)  # one prompt for a film that is to be consistent
 
     def _accept(self, task: FilmTask, story: WrittenStoryline) -> None:
         """Give the film its clips, in one edit."""
