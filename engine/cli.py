@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from engine import backends, drafting, film, storyboard
+from engine import backends, drafting, film, remake, storyboard
 from engine.config import Config, Drafter, Preset, load_preset, preset_names
 from engine.domain import (
     LANGUAGES,
@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 Command = Callable[..., argparse.ArgumentParser]  # (name, run, help) -> the new command
 PRECISIONS = get_args(Config.model_fields["drafter_precision"].annotation)
 DRAFTER_FLAGS = ("drafter", "drafter_model", "drafter_precision", "endpoint_url", "endpoint_model")
+DRIFT_SIZE = Resolution(288, 192)
 ERROR_LOG = Path(tempfile.gettempdir()) / "svi-studio-errors.log"
 
 
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     say = print_json if args.json else print_line
     try:
-        check_out(getattr(args, "out", None) if args.run not in (run_draft, run_batch) else None)
+        check_out(getattr(args, "out", None) if args.run not in (run_draft, run_batch, run_remake) else None)
         args.run(args, say)
         return 0
     except StudioError as err:
@@ -142,6 +143,8 @@ def print_line(item: Event | dict) -> None:
     match data["event"]:
         case "project_opened":
             text = f"Project: {data['path']}"
+        case "film_remade":
+            text = f"Copy: {data['path']} ({data['clips']} clips, {data['size']}, {data['model']}). {data['goes_on']}"
         case "model_loading":
             text = f"Loading the model “{data['preset']}”…"
         case "drafter_chosen":
@@ -269,6 +272,8 @@ def continue_project(store: Store, preset: Preset, args: argparse.Namespace, say
                 f"{flag} differs from what this project was made with, and would change every finished clip.",
                 "Leave it out to continue, or start another project.",
             )
+    if count > len(have):
+        film.refuse_outgrown(store, preset)
     if story:
         store.edit(lambda p: storyboard.append_beats(p, wanted[len(have) :]))
     else:
@@ -286,6 +291,7 @@ def imported_sha256(picture: Path) -> str:
 def run_extend(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     preset = preset_of(store.load(), args)
+    film.refuse_outgrown(store, preset)
     count = check_num_clips(args.clips if args.clips is not None else 1)
     story = story_from(args)
     each = preset.variant(store.load().variant).clips_per_prompt
@@ -306,6 +312,7 @@ def run_regenerate(args: argparse.Namespace, say) -> None:
     preset = preset_of(project, args)
     if not 1 <= args.clip <= len(project.clips):
         raise InputError(f"There is no clip {args.clip}: this film has {len(project.clips)}.")
+    film.refuse_outgrown(store, preset)
     planned = film.plan(store, preset, project)
     seed = check_seed(args.seed) if args.seed is not None else secrets.randbelow(MAX_SEED)
     store.edit(
@@ -325,6 +332,7 @@ def run_finalize(args: argparse.Namespace, say) -> None:
     store = Store.open(args.project)
     project = store.load()
     preset = preset_of(project, args)
+    film.refuse_outgrown(store, preset)
     numbers = clip_numbers(args.clips, len(project.clips))
     # planned for --only alone: drafts cannot be planned with a preset that has lost its draft quality
     clips = film.plan(store, preset, project).clips if args.only else ()
@@ -355,6 +363,30 @@ def clip_numbers(text: str | None, count: int) -> list[int]:
     if wrong or not numbers:
         raise InputError(f"There is no clip {wrong[0] if wrong else text[:20]}: this film has {count}.")
     return sorted(numbers)
+
+
+def run_remake(args: argparse.Namespace, say) -> None:
+    """Copy the film for another model, or for its own at the size that it makes by now."""
+    store = Store.open(args.project)
+    named = args.preset and load_preset(args.preset, random_weights=random_weights(args))
+    preset = named or preset_of(store.load(), args)
+    copy = remake.remake(store, preset, args.out, hd=args.hd)
+    made, words = copy.load(), f" --preset {args.preset}" if preset.name not in preset_names() else ""
+    command = f"python -m engine generate --project {args.out}{words}"
+    say(
+        {
+            "event": "film_remade",
+            "path": str(args.out),
+            "clips": len(made.clips),
+            "size": str(made.resolution),
+            "model": preset.title,
+            "goes_on": "" if args.render else f"Make it: {command}",
+        }
+    )
+    if args.render:
+        args.project = args.out  # named when the run is cancelled
+        for event in rendered(copy, preset):
+            say(event)
 
 
 def run_export(args: argparse.Namespace, say) -> None:
@@ -509,6 +541,8 @@ def run_bench(args: argparse.Namespace, say) -> None:
 
         report = speed.run(preset, quick=args.quick)
         text = speed.table(report)
+    elif args.what == "drift" and args.composed:
+        report, text = bench_composed(preset, args)
     elif args.what == "drift":
         report, text = bench_drift(preset, args, say)
     else:
@@ -546,8 +580,9 @@ def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, st
         num_clips=check_num_clips(50 if args.clips is None else args.clips),
         num_chains=args.chains,
         num_seeds=args.seeds,
-        size=args.size or Resolution(96, 64),
+        size=args.size or DRIFT_SIZE,
         num_inference_steps=check_steps(args.steps) or preset.num_inference_steps,
+        num_frames=args.frames,
         variants=(args.variant,) if args.variant else tuple(preset.variants),
         loras=args.loras,
         strengths=args.strengths,
@@ -557,6 +592,21 @@ def bench_drift(preset: Preset, args: argparse.Namespace, say) -> tuple[dict, st
             say(event)
     report = drift_report.report(preset, settings, args.folder)
     return report, drift_tables.table(report)
+
+
+def bench_composed(preset: Preset, args: argparse.Namespace) -> tuple[dict, str]:
+    """Mixed moves composed to the picture: the report and its table."""
+    from engine.evaluation import composed
+
+    report = composed.run(
+        preset,
+        num_clips=check_num_clips(50 if args.clips is None else args.clips),
+        size=args.size or DRIFT_SIZE,
+        num_frames=args.frames,
+        num_inference_steps=check_steps(args.steps) or preset.num_inference_steps,
+        variant=args.variant or "film",
+    )
+    return report, composed.table(report)
 
 
 def run_train(args: argparse.Namespace, say) -> None:
@@ -639,6 +689,7 @@ def finish(store: Store, preset: Preset, args: argparse.Namespace, say) -> None:
 def rendered(store: Store, preset: Preset) -> Iterator[Event]:
     """Events of rendering; the model is loaded only when a clip is missing."""
     if film.plan(store, preset).next is not None:
+        film.refuse_outgrown(store, preset)
         yield ModelLoading(preset.name)
         with closing(backends.open_backend(preset)) as backend:
             events = film.render(store, backend, preset, reserve_bytes=Config.load().reserve_bytes)
@@ -820,6 +871,13 @@ def add_film_commands(command: Command) -> None:
     add_preset(sub, runs=True)
     add_out(sub)
 
+    sub = command("remake", run_remake, "Copy a film for another model: the same storyline, seeds and picture.")
+    sub.add_argument("--project", type=Path, required=True, metavar="DIR", help="the film; it stays as it is")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the copy will live")
+    sub.add_argument("--hd", action="store_true", help="the preset's large sizes, where it has any")
+    sub.add_argument("--render", action="store_true", help="make its clips at once")
+    add_preset(sub, runs=True, default="the film's own")
+
     sub = command("export", run_export, "Join the finished clips into one MP4.")
     sub.add_argument("--project", type=Path, required=True, metavar="DIR")
     add_preset(sub, runs=True)
@@ -876,7 +934,9 @@ def add_bench(command: Command) -> None:
     drift.add_argument("--clips", type=int, metavar="N", help="clips a film (default 50)")
     drift.add_argument("--chains", type=int, default=20, metavar="N", help="pictures and prompts (default 20)")
     drift.add_argument("--seeds", type=int, default=3, metavar="N", help="prompts and noise for each (default 3)")
-    drift.add_argument("--size", type=resolution, metavar="WxH", help="default 96x64")
+    drift.add_argument("--size", type=resolution, metavar="WxH", help=f"default {DRIFT_SIZE.width}x{DRIFT_SIZE.height}")
+    drift.add_argument("--frames", type=int, default=25, metavar="N", help="frames a clip (default 25)")
+    drift.add_argument("--composed", action="store_true", help="mixed moves, composed to the picture, instead")
     drift.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the preset's)")
     drift.add_argument("--variant", choices=sorted(VARIANTS), help="only this one")
     drift.add_argument("--strengths", type=strengths, default=(), metavar="0.2,0.4", help="more LoRA strengths")
@@ -925,8 +985,8 @@ def add_prompts(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--clips", type=int, metavar="N", help="how many clips")
 
 
-def add_preset(sub: argparse.ArgumentParser, *, runs: bool = False) -> None:
-    sub.add_argument("--preset", metavar="NAME|FILE.yaml", help="the model and its settings (default: pocket)")
+def add_preset(sub: argparse.ArgumentParser, *, runs: bool = False, default: str = "pocket") -> None:
+    sub.add_argument("--preset", metavar="NAME|FILE.yaml", help=f"the model and its settings (default: {default})")
     if runs:
         sub.add_argument(
             "--random-weights", action="store_true", help="run a Wan preset without its files; results are marked"

@@ -22,6 +22,7 @@ MAX_YAML_BYTES = 256_000
 MODELS_PREFIX = "models:"  # models:owner/name/path is a file or folder of that Hub repository in the models folder
 RANDOM_WEIGHTS = "random weights"  # said of every result that no trained model made
 TierName = Literal["resident", "text on host", "experts in turn", "streamed", "float8", "leaves", "tiled"]
+Handover = Literal["frames", "composed"]
 Drafter = Literal["auto", "template", "qwen", "endpoint"]
 INEXACT_TIERS: tuple[TierName, ...] = ("float8", "tiled")
 LOSSY = ("first block", "pyramid", "magcache", "taylor", "sage")  # caches, and attention in 8 bits
@@ -117,6 +118,7 @@ class Preset(Settings):
     cfg: Literal["in turn", "batched"] = "in turn"
     lossy: bool = False
     uint8: Literal["round", "floor"] = "round"
+    handover: Handover = "frames"  # composed: a clip is drawn from the picture, through all moves since (pocket only)
     random_weights: bool = False
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -162,6 +164,8 @@ class Preset(Settings):
         for key, value in (("cache", self.cache), ("attention", self.attention)):
             if value in LOSSY and not self.lossy:
                 raise ValueError(f"`{key}: {value}` makes other pictures than the model does; add `lossy: true`")
+        if self.handover == "composed" and self.family != "pocket":
+            raise ValueError("`handover: composed` needs a model that draws from the picture, which is the pocket's")
         if self.cache == "magcache" and (self.family != "wan" or self.base != "wan2.1"):
             raise ValueError("`cache: magcache` has figures for Wan 2.1 at 480p only")
         if self.cache != "none" and self.gpus > 1:

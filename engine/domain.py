@@ -209,6 +209,7 @@ class Project(Saved):
     telling: Telling = Telling()
     inputs: Inputs
     clips: tuple[Clip, ...] = ()
+    remake_of: Id | None = None  # the project that this one was copied from, to be made by another model
     rev: int = 0
 
     def clip_index(self, clip_id: str) -> int:
@@ -267,6 +268,7 @@ class Take(Saved):
     overlap: int
     tail_frames: int
     tail_latents: int = 0
+    tail_states: int = 0
     draft: bool = False
     width: int
     height: int
@@ -285,7 +287,9 @@ class ClipRequest:
 
     anchor: uint8 (H, W, 3), the reference picture. condition_frames: uint8 (n, H, W, 3), n = 1 for the first clip, else
     the variant's motion frames, oldest first. tail_latents: float32 (C, n, h, w), the previous clip's last denoised
-    latents where the variant hands those over, else None. draft: sample as the preset's draft settings say.
+    latents where the variant hands those over, else None. draft: sample as the preset's draft settings say. picture:
+    uint8 (H, W, 3), the creator's whole picture, of a model that draws from it. tail_states: how the condition frames
+    are made of it, arrays of `pocket.motion.Motion`, where clips are composed (`is_composed`); None in the first clip.
     """
 
     digest: str
@@ -308,3 +312,6 @@ class ClipRequest:
     tail_latents: np.ndarray | None = field(default=None, repr=False)
     draft: bool = False
     shift: float = 5.0
+    picture: np.ndarray | None = field(default=None, repr=False)
+    tail_states: dict[str, np.ndarray] | None = field(default=None, repr=False)
+    is_composed: bool = False

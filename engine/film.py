@@ -9,9 +9,10 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,14 @@ import numpy as np
 
 from engine import __version__, backends, faults
 from engine.backends.base import Backend, ClipResult, Notice
-from engine.config import RANDOM_WEIGHTS, Preset
+from engine.config import RANDOM_WEIGHTS, Preset, preset_names
 from engine.domain import (
     Clip,
     ClipRequest,
     Credit,
     Inputs,
     Project,
+    Resolution,
     Source,
     Take,
     Telling,
@@ -71,8 +73,11 @@ class PlannedClip:
 
 @dataclass(frozen=True)
 class Plan:
+    """A film as it is. outgrown: why nothing can be made for it any more, in a sentence; it plays and exports."""
+
     project: Project
     clips: tuple[PlannedClip, ...]
+    outgrown: str = ""
 
     @property
     def next(self) -> PlannedClip | None:
@@ -89,9 +94,66 @@ class Plan:
             playable.append(planned)
         return tuple(playable)
 
+    @property
+    def takes(self) -> tuple[Take, ...]:
+        """The takes that are shown."""
+        return tuple(planned.take for planned in self.clips if planned.take)
 
-def timeline_of(project: Project, preset: Preset) -> Timeline:
-    return Timeline(preset.num_frames, preset.variant(project.variant).num_motion_frames, preset.fps)
+
+def timeline_of(project: Project, preset: Preset, takes: Iterable[Take] = ()) -> Timeline:
+    """The film's frame arithmetic: that of its newest take where there is one, else of what `preset` makes."""
+    made = newest(takes) or preset
+    return Timeline(made.num_frames, preset.variant(project.variant).num_motion_frames, made.fps)
+
+
+def spans(planned: Plan, timeline: Timeline) -> list[tuple[int, int]]:
+    """First and last+1 film frame of each clip: as long as its take, or as `timeline` says where it has none."""
+    ends = [0]
+    for clip in planned.clips:
+        made = clip.take.num_frames - clip.take.overlap if clip.take else None
+        ends.append(ends[-1] + (timeline.num_frames - timeline.overlap(clip.index) if made is None else made))
+    return list(pairwise(ends))
+
+
+def newest(takes: Iterable[Take]) -> Take | None:
+    return max(takes, key=lambda take: take.created, default=None)
+
+
+def shape_of(take: Take) -> tuple[int, int, int, int]:
+    """Width, height, frames and rate of a take: the same in all takes of a film."""
+    return take.width, take.height, take.num_frames, take.fps
+
+
+def alike(takes: Mapping[str, Take]) -> dict[str, Take]:
+    """The takes, by digest, that have the shape of the newest one: others cannot be joined with it."""
+    last = newest(takes.values())
+    return {digest: take for digest, take in takes.items() if last and shape_of(take) == shape_of(last)}
+
+
+def outgrown(project: Project, takes: Iterable[Take], preset: Preset) -> str:
+    """Why `preset` cannot go on with this film, in a sentence, or "": sizes are never mixed in one film."""
+    size, last = (project.resolution.width, project.resolution.height), newest(takes)
+    is_offered = size in (*preset.resolutions, *preset.hd_resolutions)
+    if is_offered and (last is None or shape_of(last) == (*size, preset.num_frames, preset.fps)):
+        return ""
+    now = project.resolution if is_offered else preset.resolution_for(*size)
+    if last is None:
+        return f"This film was begun at {project.resolution}, and {preset.title} makes {now}."
+    return (
+        f"This film was made at {last.width}×{last.height}, {last.num_frames} frames a clip, {last.fps} fps; "
+        f"{preset.title} makes {now}, {preset.num_frames} frames, {preset.fps} fps, and one film never mixes them."
+    )
+
+
+def refuse_outgrown(store: Store, preset: Preset) -> None:
+    """Raise unless clips can be made for this film."""
+    if reason := outgrown(store.load(), store.takes().values(), preset):
+        name = preset.name if preset.name in preset_names() else "FILE.yaml"
+        raise InputError(
+            reason,
+            f"Make a copy at the new size: python -m engine remake --project {store.folder} --preset {name} "
+            f"--out {store.folder}-new",
+        )
 
 
 @dataclass(frozen=True)
@@ -207,15 +269,18 @@ def digest_of(project: Project, preset: Preset, index: int, parent_digest: str |
         facts["extra_loras"] = extras
     if shortcuts := preset.shortcuts():
         facts["shortcuts"] = shortcuts
+    if preset.family == "pocket":
+        facts["renderer"] = [preset.handover, render_version()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def plan(store: Store, preset: Preset, project: Project | None = None) -> Plan:
     """What is done, stale or missing. A clip is done when a whole take has the digest it would be asked for with."""
-    project = project or store.load()
+    project, takes = project or store.load(), alike(store.takes())
+    if reason := outgrown(project, takes.values(), preset):
+        return plan_of_takes(project, takes, outgrown=reason)
     drafts = {project.is_draft(index) for index in range(len(project.clips))} or {project.draft}
     weights = {draft: backends.fingerprint(preset, project.variant, draft=draft) for draft in drafts}
-    takes = store.takes()
     latest: dict[str, Take] = {}
     for take in sorted(takes.values(), key=lambda take: take.created):
         latest[take.clip_id] = take
@@ -231,18 +296,46 @@ def plan(store: Store, preset: Preset, project: Project | None = None) -> Plan:
     return Plan(project, tuple(planned))
 
 
+def plan_of_takes(project: Project, takes: Mapping[str, Take], *, outgrown: str = "") -> Plan:
+    """The film as its takes are, whatever would be made of it by now.
+
+    A clip is done when one of its takes has its prompt and seed and continues the take before, as far as takes tell.
+    """
+    own: dict[str, list[Take]] = {}
+    for take in sorted(takes.values(), key=lambda take: take.created):
+        own.setdefault(take.clip_id, []).append(take)
+    planned: list[PlannedClip] = []
+    parent: str | None = None
+    for index, clip in enumerate(project.clips):
+        asked = (clip.prompt, project.seed_of(index), parent)
+        fitting = [take for take in own.get(clip.id, ()) if (take.prompt, take.seed, take.parent_digest) == asked]
+        fresh = takes.get(clip.pinned_take or "") or (fitting[-1] if fitting else None)
+        shown = fresh or (own[clip.id][-1] if clip.id in own else None)
+        status = "done" if fresh else "stale" if shown else "missing"
+        parent = fresh.digest if fresh else ""
+        planned.append(PlannedClip(index, clip, parent, asked[1], status, shown))
+    return Plan(project, tuple(planned), outgrown)
+
+
 def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | None:
     """The request of the next clip to make, or None when nothing is missing."""
     wanted = planned.next
     if wanted is None:
         return None
+    if planned.outgrown:
+        refuse_outgrown(store, preset)
     project, index = planned.project, wanted.index
     variant, sampling = preset.variant(project.variant), sampling_of(project, preset, index)
-    anchor = image.fit(image.load(store.anchor_file(project)), project.resolution)
+    picture = image.load(store.anchor_file(project))
+    anchor = first_frame(picture, project.resolution, preset)
     parent = planned.clips[index - 1].digest if index else None
-    condition, latents = anchor[None], None
+    condition, latents, states = anchor[None], None, None
     try:
-        if parent and variant.num_motion_latents:
+        if parent and preset.handover == "composed":
+            refuse_without_states(planned.clips[index - 1])
+            states = takes_on_disk.tail_states(store.take_folder(parent), variant.num_motion_frames)
+            condition = takes_on_disk.tail(store.take_folder(parent), variant.num_motion_frames)
+        elif parent and variant.num_motion_latents:
             refuse_without_latents(planned.clips[index - 1])
             latents = takes_on_disk.tail_latents(store.take_folder(parent), variant.num_motion_latents)
         elif parent:
@@ -274,7 +367,48 @@ def next_request(store: Store, preset: Preset, planned: Plan) -> ClipRequest | N
         tail_latents=latents,
         draft=sampling.draft,
         shift=sampling.shift,
+        picture=picture if preset.family == "pocket" else None,
+        tail_states=states,
+        is_composed=preset.handover == "composed",
     )
+
+
+def first_frame(picture: np.ndarray, resolution: Resolution, preset: Preset) -> np.ndarray:
+    """The picture (H, W, 3) uint8 as the film's first frame: fitted, or framed with room to move where it is drawn
+    from."""
+    if preset.family != "pocket":
+        return image.fit(picture, resolution)
+    from engine.pocket.render import opening_frame
+
+    return opening_frame(picture, resolution)
+
+
+def moved_anchor(request: ClipRequest, states: dict[str, np.ndarray] | None) -> np.ndarray | None:
+    """The picture (H, W, 3) as the camera of the clip's last frame shows it, in its own light; None without states."""
+    if states is None or request.picture is None:
+        return None
+    from engine.pocket.framing import Framing
+    from engine.pocket.motion import Motion, from_arrays
+    from engine.pocket.render import Canvas
+
+    last = from_arrays(states)[-1:]
+    framing = Framing.of(request.picture.shape[1], request.picture.shape[0], request.resolution)
+    return Canvas.of(request.picture, framing).draw_one(replace(Motion.still(1, last.aspect), camera=last.camera))
+
+
+def render_version() -> int:
+    from engine.pocket import render
+
+    return render.VERSION
+
+
+def refuse_without_states(before: PlannedClip) -> None:
+    """Raise for a take that was kept from another method: it is whole, so it is not set aside."""
+    if before.take is not None and not before.take.tail_states:
+        raise InputError(
+            f"Clip {before.index + 1} was made by another method and cannot be composed.",
+            "Regenerate it, or let go of the kept take. Everything else is safe.",
+        )
 
 
 def refuse_without_latents(before: PlannedClip) -> None:
@@ -355,7 +489,8 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
     check_frames(request, result.frames)
     faults.hit("clip.generated")
     measuring = time.process_time()
-    reading = drift.measure(result.frames, request.anchor, overlap=request.overlap, fps=request.fps)
+    moved = moved_anchor(request, result.tail_states)
+    reading = drift.measure(result.frames, request.anchor, overlap=request.overlap, fps=request.fps, moved=moved)
     take = takes_on_disk.commit(
         store.takes_folder,
         request,
@@ -365,6 +500,7 @@ def make(store: Store, backend: Backend, request: ClipRequest) -> Iterator[Event
         timings=result.timings | {"drift": time.process_time() - measuring},
         drift=reading,
         tail_latents=result.tail_latents,
+        tail_states=result.tail_states,
     )
     faults.hit("clip.committed")
     seconds = time.monotonic() - began
@@ -422,7 +558,7 @@ def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None =
     with disk_errors_explained("the film"):
         output.parent.mkdir(parents=True, exist_ok=True)
         film = video.join([store.take_folder(t.digest) / "segment.mp4" for t in chosen], output, metadata=metadata)
-    timeline = timeline_of(planned.project, preset)
+    timeline = timeline_of(planned.project, preset, chosen)
     return FilmExported(
-        str(output), film.num_frames, preset.fps, len(chosen), timeline.num_frames, timeline.num_motion_frames
+        str(output), film.num_frames, timeline.fps, len(chosen), timeline.num_frames, timeline.num_motion_frames
     )

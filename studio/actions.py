@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from engine import film, storyboard
-from engine.config import RANDOM_WEIGHTS, Config, Preset
+from engine.config import RANDOM_WEIGHTS, Config, Preset, preset_names
 from engine.domain import MAX_CLIPS, MAX_SEED, Credit, Project, check_seed, clean_prompt
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
 from engine.media import video
 from engine.project.store import read_project
-from studio import dial, machine, view
+from engine.remake import remake
+from studio import dial, machine, remakes, view
 from studio.arguments import (
     MAX_TITLE_CHARACTERS,
     Body,
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 MAX_KEYS = 256
 REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
+NEW_SIZE_HINT = f"{view.NEW_SIZE}; this one plays and exports as it is."
 WORDS_ONLY = {"title", "idea", "telling"}  # settings that no clip is made from
 RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
 
@@ -213,6 +215,29 @@ class Actions:
         copied = self.library.copy(owner, folder, title=title, reserve_bytes=self.config.reserve_bytes)
         return Created(copied, self.tokens.give(copied, "edit"))
 
+    def remakes(self, project_id: str) -> list[dict[str, str]]:
+        """What this film can be rendered with again. A public studio stays with the preset that it runs."""
+        project = self.library.project(project_id)
+        names = [project.preset, self.library.default.name, *(() if self.config.public else preset_names())]
+        return remakes.offers(self.library, project.variant, list(dict.fromkeys(names)), self.queue.machine)
+
+    def remake(self, owner: str, project_id: str, name: str = "") -> Created:
+        """A copy for `owner` of their film, to be rendered with the preset called `name` ("": its own)."""
+        owner = self._owner_with_room(owner)
+        self.rates.count("copy", owner)
+        project = self.library.project(project_id)
+        offers = {offer["name"]: offer["missing"] for offer in self.remakes(project_id)}
+        name = name or project.preset
+        if name not in offers:
+            raise InputError(f"This studio has no preset “{str(name)[:64]}”.", nearest(str(name)[:64], [*offers]))
+        if offers[name]:
+            raise InputError(offers[name])
+        store, preset = self.library.store(project_id), self.library.preset_called(name)
+        was_large = (project.resolution.width, project.resolution.height) in self.library.preset(project).hd_resolutions
+        large = was_large and bool(preset.hd_resolutions)
+        made = self.library.create(owner, lambda folder: remake(store, preset, folder, hd=large))
+        return Created(made, self.tokens.give(made, "edit"))
+
     def examples(self) -> tuple[Example, ...]:
         return self.library.examples()
 
@@ -311,8 +336,19 @@ class Actions:
                 media_base=media_base,
                 token=token,
                 codec=snapshot.codec,
+                origin=None if view_only else self._origin(snapshot.plan.project),
             )
         )
+
+    def _origin(self, project: Project) -> dict[str, str] | None:
+        """The film that this one is a remake of, where it is still here and of the same owner."""
+        origin, owner = project.remake_of, self.library.owner(project.id)
+        if origin is None or not owner or not self.exists(origin) or self.library.owner(origin) != owner:
+            return None
+        with suppress(StudioError):
+            model = self.library.preset(self.library.project(origin)).title
+            return {"id": origin, "model": model, "token": self.tokens.give(origin, "view")}
+        return None
 
     def _job_facts(self, job: Job) -> view.JobFacts:
         ahead = self.queue.ahead(job)
@@ -399,15 +435,18 @@ class Actions:
         action, key = body.get("action"), body.get("key", "")
         if not isinstance(key, str) or len(key) > 100:
             raise InputError("The key of an action must be a text of up to 100 characters.")
-        lane = f"copy:{project_id}" if action == "copy" else project_id  # copying takes long and changes nothing here
+        copies = action in ("copy", "remake")
+        lane = f"copy:{project_id}" if copies else project_id  # copying takes long and changes nothing here
         with self._lock(lane):
             known = self._answered[lane]
             if key and key in known:
                 return known[key]
             if not self.exists(project_id):  # deleted while this waited
                 raise ProjectNotFound("There is no such project here.", "Check the link.")
-            if action == "copy":
-                created = self.copy(body.get("owner") or f"address:{client}", project_id)
+            if copies:
+                owner = body.get("owner") or f"address:{client}"
+                is_copy = action == "copy"
+                created = self.copy(owner, project_id) if is_copy else self.remake(owner, project_id, preset_of(body))
                 answer = {"project_id": created.project_id, "token": created.token}
             elif action == "delete_project":
                 self._delete_project(project_id)
@@ -476,6 +515,7 @@ class Actions:
     def _extend(self, project_id: str, body: Body) -> dict[str, Any]:
         count = body.get("count", 1)
         forever = count == "forever"
+        self._refuse_outgrown(project_id)
         count = 1 if forever else self.storylines.count(count)
         starts = forever or bool(body.get("generate", count == 1))
         self.drafting.refuse_while_writing(project_id)
@@ -655,6 +695,7 @@ class Actions:
 
     def _check_can_start(self, project_id: str) -> Snapshot:
         """Raise what starting a job now would, so that a refused action has changed nothing."""
+        self._refuse_outgrown(project_id)
         self.drafting.refuse_while_writing(project_id)
         self.queue.check_room("generate", project_id, self.library.owner(project_id))
         snapshot = self.library.snapshot(project_id)
@@ -662,6 +703,10 @@ class Actions:
             raise InputError(snapshot.blocked)
         film.check_space(self.library.store(project_id), self.config.reserve_bytes)
         return snapshot
+
+    def _refuse_outgrown(self, project_id: str) -> None:
+        if reason := self.library.snapshot(project_id).plan.outgrown:
+            raise InputError(reason, NEW_SIZE_HINT)
 
     def _generate(self, project_id: str, body: Body) -> dict[str, Any]:
         snapshot = self._check_can_start(project_id)
@@ -792,6 +837,13 @@ def bugs_explained(doing: str) -> Iterator[None]:
         raise StudioError(
             f"Something went wrong while {doing} (error {error_id}).", "Nothing is lost. Try again."
         ) from err
+
+
+def preset_of(body: Body) -> str:
+    name = body.get("preset", "")
+    if not isinstance(name, str):
+        raise InputError("A preset is named by a text.", "For example: pocket.")
+    return name
 
 
 def existing(path: Path) -> Path:

@@ -31,6 +31,7 @@ from engine.errors import DiskFull, InputError, ProjectNotFound, StudioError, di
 from engine.media.footage import import_video
 from engine.media.footage_importer import MAX_SECONDS
 from engine.project.files import write_atomically
+from engine.variants import VARIANTS
 from studio.library import NEW, OWNER_FILE, TRASH, owner_of, read_owner
 from studio.limits import MAX_RUNS, Rates
 from studio.queue import Job, JobQueue, TrainingListener
@@ -44,7 +45,7 @@ MAX_CAPTION_CHARACTERS = 1000
 MAX_CAPTION_FILE_CHARACTERS = 500_000
 MIN_STEPS, MAX_STEPS = 4, 20_000
 DEFAULT_STEPS = {"pocket": 300, "wan": 3000}
-SMALL_SIDES = 2  # the embedded model learns at half its size: a quarter of the time a step
+SMALL_SIDES = 2  # the embedded model's fields are fitted to frames of half the size: the fit looks at no more pixels
 CURVE_POINTS = 240
 PACE_STEPS = 20  # the last so many steps tell how long the rest takes
 MODEL_NAME = re.compile(r"lab-([a-z0-9]{26})-(\d{1,6})")
@@ -130,7 +131,7 @@ class Journal:
     path: Path
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     samples: dict[int, str] = field(default_factory=dict)
-    latents: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)  # what was said of the videos; ordered, each once
     best: int = 0  # the step of the newest LoRA
     _offset: int = 0
 
@@ -155,7 +156,8 @@ class Journal:
             case "sample":
                 self.samples[int(record["step"])] = Path(record["file"]).name
             case "latents":
-                self.latents = record
+                told = [*record.get("skipped", []), *record.get("noted", [])]
+                self.notes |= dict.fromkeys(f"{note['name']} {note['reason']}" for note in told)
             case "best":
                 self.best = int(record["step"])
 
@@ -269,7 +271,7 @@ class Lab:
             "samples": [
                 {"step": step, "url": f"{media_base}/sheet/{step}?token={token}"} for step in sorted(journal.samples)
             ],
-            "notes": [f"{note['name']} {note['reason']}" for note in journal.latents.get("skipped", [])],
+            "notes": list(journal.notes),
             "model": self._model_facts(run, journal, phase),
         }
 
@@ -696,7 +698,7 @@ def recipe(run: Run, folder: Path, base: Preset, preset: str) -> dict[str, Any]:
         "variant": run.variant,
         "log_every": 1,
         "evaluate_every": every,
-        "samples": {"every": every, "clips": 2, "num_inference_steps": 2 if base.family == "pocket" else None},
+        "samples": {"every": every, "clips": 2},
     }
     videos = {
         "folder": str(folder / "videos"),
@@ -713,6 +715,8 @@ def recipe(run: Run, folder: Path, base: Preset, preset: str) -> dict[str, Any]:
             "recycling": {
                 "clean": 0.5,
                 "image_from": "noise",
+                "image_frames": 2 if VARIANTS[run.variant].num_motion_frames > 1 else 1,  # latent frames handed over
+                "image_window": "last",
                 "bank": {"capacity": 100, "replacement": "oldest"},
             },
             "ema": 0.98,

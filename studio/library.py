@@ -20,7 +20,7 @@ from engine import film
 from engine.config import Preset, load_preset
 from engine.domain import ID_PATTERN, Project, Take, new_id
 from engine.errors import DiskFull, ProjectNotFound, StudioError, disk_errors_explained
-from engine.film import Plan, PlannedClip
+from engine.film import Plan
 from engine.media import video
 from engine.project.files import write_atomically
 from engine.project.store import Store, read_project
@@ -107,10 +107,14 @@ class Library:
         return self.store(project_id).load()
 
     def preset(self, project: Project) -> Preset:
+        return self.preset_called(project.preset)
+
+    def preset_called(self, name: str) -> Preset:
+        """The preset this studio runs, one that ships, or one of the Lab."""
         with self._lock:
-            if project.preset in self._presets:
-                return self._presets[project.preset]
-        preset = load_preset(str(self.trained(project.preset) or project.preset))
+            if name in self._presets:
+                return self._presets[name]
+        preset = load_preset(str(self.trained(name) or name))
         with self._lock:
             return self._presets.setdefault(preset.name, preset)
 
@@ -140,7 +144,7 @@ class Library:
         self._snapshots.pop(project_id, None)
 
     def _read(self, store: Store, current: tuple[int, ...]) -> Snapshot:
-        project = store.load()
+        project, on_disk = store.load(), film.alike(store.takes())
         preset = self.preset(project)
         blocked = ""
         vocabulary = None
@@ -149,9 +153,9 @@ class Library:
             vocabulary = vocabulary_of(preset)
         except StudioError as err:  # weights are not here: what is made can still be seen
             blocked = str(err)
-            plan = plan_without_weights(store, project)
+            plan = film.plan_of_takes(project, on_disk, outgrown=film.outgrown(project, on_disk.values(), preset))
         takes: dict[str, tuple[Take, ...]] = {}
-        for take in sorted(store.takes().values(), key=lambda take: take.created):
+        for take in sorted(on_disk.values(), key=lambda take: take.created):
             takes[take.clip_id] = (*takes.get(take.clip_id, ()), take)
         codec = ""
         if plan.film and plan.film[0].take:
@@ -238,16 +242,6 @@ def signature(folder: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return file.st_ino, file.st_mtime_ns, file.st_size, takes.st_mtime_ns, takes.st_nlink
-
-
-def plan_without_weights(store: Store, project: Project) -> Plan:
-    latest = {take.clip_id: take for take in sorted(store.takes().values(), key=lambda take: take.created)}
-    planned = []
-    for index, clip in enumerate(project.clips):
-        take = store.takes().get(clip.pinned_take or "") or latest.get(clip.id)
-        status = "done" if take else "missing"
-        planned.append(PlannedClip(index, clip, take.digest if take else "", project.seed_of(index), status, take))
-    return Plan(project, tuple(planned))
 
 
 def read_owner(folder: Path) -> str:

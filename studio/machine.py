@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine import tiers
+from engine import backends, tiers
 from engine.config import Preset, models_dir, preset_names
 from engine.domain import Resolution
 from engine.errors import StudioError
@@ -157,6 +157,16 @@ def can_render(preset: Preset) -> bool:
     except StudioError:
         return False
     return True
+
+
+def why_not(preset: Preset, variant: str) -> str:
+    """Why no film of this kind can be made with `preset` here, in words and with the command that helps, or ""."""
+    try:
+        preset.variant(variant)
+        backends.fingerprint(preset, variant)
+    except StudioError as err:
+        return str(err)
+    return ""
 
 
 def name_for_commands(preset: Preset, preset_file: str) -> str:

@@ -23,10 +23,6 @@ SENTENCES: dict[Cause, str] = {
     "sharpness": "the picture is getting soft",
     "grain": "grain or a fine grid is building up",
 }
-# Grain of the pocket model after six clips, with weights before error recycling: light moves 0.04 to 0.10 on one
-# photograph, where three seeds agree to 0.001; 0.05 on another, and none when it stays still. With one prompt Shot has
-# 0.16 and 0.13, Film 0.10 and 0.08.
-POCKET_GRAIN = "The embedded model adds a little with every light move, and almost none while the picture stays still."
 
 
 def card(project: Project, preset: Preset, reading: DriftReading | None) -> dict[str, Any] | None:
@@ -60,8 +56,6 @@ def hint(project: Project, preset: Preset, judged: Judgement) -> str:
 
 
 def remedy(project: Project, preset: Preset, cause: Cause) -> str:
-    if preset.family == "pocket" and cause == "grain":
-        return POCKET_GRAIN
     ways = ["another seed"]
     if preset.lora(project.variant) and project.lora_strength < 1.0:
         ways.append("a higher LoRA strength")

@@ -50,6 +50,7 @@ def build(actions: Actions, tokens: Tokens) -> Starlette:
         ("GET", "/p/{id}/anchor", routes.anchor),
         ("GET", "/p/{id}/export/{name}", routes.export),
         ("GET", "/p/{id}/storyline/{kind}", routes.storyline),
+        ("GET", "/p/{id}/remakes", routes.remakes),
     ]
     pictures = actions.pictures and routes.for_pictures(actions.pictures)
     per_run: list[tuple[str, str, Answer]] = [
@@ -219,6 +220,9 @@ class Routes:
         text = self.actions.storylines.exported(request.path_params["id"], kind)
         headers = NO_STORE | {"Content-Disposition": f'attachment; filename="storyline.{kind}"'}
         return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
+
+    def remakes(self, request: Request, grant: Grant) -> Response:
+        return JSONResponse({"presets": self.actions.remakes(request.path_params["id"])}, headers=NO_STORE)
 
     # Training runs
 

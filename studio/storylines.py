@@ -248,7 +248,8 @@ class Storylines:
             vocabulary=vocabulary_of(preset),
             clips_per_prompt=preset.variant(project.variant).clips_per_prompt,
         ):
-            found[remark.index] = (*found.get(remark.index, ()), remark.text)
+            if remark.kind != "move":  # the card itself says what is asked for
+                found[remark.index] = (*found.get(remark.index, ()), remark.text)
         with self._remarks_lock:
             self._remarks[key] = found
             while len(self._remarks) > REMARKED_STORYLINES:

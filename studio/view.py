@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from engine.config import RANDOM_WEIGHTS, Preset
 from engine.domain import Project, Take
 from engine.events import ClipNotice
-from engine.film import Plan, PlannedClip, credit_line, timeline_of
+from engine.film import Plan, PlannedClip, credit_line, spans, timeline_of
 from engine.story.vocabulary import Vocabulary
-from studio import dial, meter
+from engine.timeline import Timeline
+from studio import dial, meter, moves
 from studio.feed import Live, Pace
 from studio.words import clips_text, eta_text
 
 Phase = Literal["draft", "drafting", "ready", "queued", "loading", "generating", "paused", "failed", "finished"]
 UNMEASURED = Pace()
 EXPORTS = ("txt", "json", "py", "md")  # a storyline's files, by suffix
+NEW_SIZE = "Make a copy at the new size"
 STALL_STEPS = 3  # a step this many times longer than usual raises the estimate
 
 
@@ -127,10 +130,26 @@ class Facts:
     media_base: str = ""
     token: str = ""
     codec: str = ""  # as in "avc1.64001E", once there is a segment
+    origin: Mapping[str, str] | None = None  # id, title and token of the film that this one is a remake of
 
     @property
     def project(self) -> Project:
         return self.plan.project
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Of the takes where there are any: the preset may make other clips by now."""
+        return timeline_of(self.project, self.preset, self.plan.takes)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last+1 film frame of each clip."""
+        return spans(self.plan, self.timeline)
+
+    @property
+    def duration_s(self) -> float:
+        """Of the whole film, clips that are not made included."""
+        return self.timeline.seconds(self.spans[-1][1]) if self.spans else 0.0
 
     def url(self, path: str) -> str:
         return f"{self.media_base}/{path}?token={self.token}"
@@ -138,8 +157,7 @@ class Facts:
 
 def state(facts: Facts) -> dict[str, Any]:
     """The JSON object that `GET p/{id}/state` answers with."""
-    project, preset = facts.project, facts.preset
-    timeline = timeline_of(project, preset)
+    project, preset, timeline = facts.project, facts.preset, facts.timeline
     phase = phase_of(facts)
     left_s = seconds_left(facts)
     return {
@@ -154,8 +172,8 @@ def state(facts: Facts) -> dict[str, Any]:
             "width": project.resolution.width,
             "height": project.resolution.height,
             "hd": (project.resolution.width, project.resolution.height) in preset.hd_resolutions,
-            "fps": preset.fps,
-            "num_frames": preset.num_frames,
+            "fps": timeline.fps,
+            "num_frames": timeline.num_frames,
             "num_motion_frames": timeline.num_motion_frames,
             "num_inference_steps": project.num_inference_steps,
             "quality": dial.level_of(project, preset),
@@ -168,6 +186,8 @@ def state(facts: Facts) -> dict[str, Any]:
         },
         "story": story(facts),
         "phase": phase,
+        "outgrown": facts.plan.outgrown,
+        "origin": dict(facts.origin) if facts.origin and not facts.view_only else None,
         "primary": primary(facts, phase),
         "stop": stop(facts, phase),
         "message": message(facts, phase, left_s),
@@ -178,15 +198,7 @@ def state(facts: Facts) -> dict[str, Any]:
         "film": film(facts),
         "drift": meter.film(project, preset, facts.plan.clips, view_only=facts.view_only),
         "undo": {"label": facts.undo, "id": facts.undo_id} if facts.undo and not facts.view_only else None,
-        "vocabulary": [
-            {
-                "name": action.name,
-                "kind": action.kind,
-                "phrases": list(action.phrases),
-                "keywords": list(action.keywords),
-            }
-            for action in (facts.vocabulary.actions if facts.vocabulary else ())
-        ],
+        "vocabulary": moves.offered(facts.vocabulary, project.idea),
         "view_only": facts.view_only,
         "export": export(facts),
         "notices": [{"number": one.index + 1, "text": one.text} for one in facts.notices],
@@ -221,6 +233,8 @@ def primary(facts: Facts, phase: Phase) -> dict[str, Any]:
     ending = facts.job.ending if facts.job else ""
     if ending:
         return button("Pausing…" if ending == "pause" else "Stopping…", "pause", reason="after the current step")
+    if facts.plan.outgrown and phase in ("ready", "paused", "failed", "finished"):
+        return button(NEW_SIZE, "remake")
     if facts.blocked and phase in ("ready", "paused", "failed", "finished"):
         return button("Generate", "generate", reason=facts.blocked)
     match phase:
@@ -267,6 +281,8 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
             return "Draft a storyline, or add a first clip."
         case "drafting":
             return drafting_message(facts.story.draft) if facts.story.draft else ""
+        case "ready" if facts.plan.outgrown:
+            return facts.plan.outgrown
         case "ready":
             missing = count - done
             time_text = f", {eta_text(left_s)} to make" if left_s is not None else ""
@@ -296,7 +312,9 @@ def message(facts: Facts, phase: Phase, left_s: float | None) -> str:
         case "paused" | "failed":
             return f"{facts.outcome.message} {facts.outcome.hint}".strip() if facts.outcome else ""
         case "finished":
-            seconds = timeline_of(facts.project, facts.preset).total(count) / facts.preset.fps
+            seconds = facts.duration_s
+            if facts.plan.outgrown:
+                return f"{clips_text(count)}, {seconds:.0f} s. {facts.plan.outgrown}"
             if facts.outcome and facts.outcome.kind == "limit":  # why a film without end came to one
                 return f"{clips_text(count)}, {seconds:.0f} s. {facts.outcome.message} {facts.outcome.hint}".strip()
             return f"{clips_text(count)}, {seconds:.0f} s. Your film is complete."
@@ -418,9 +436,8 @@ def is_drafting(facts: Facts) -> bool:
 
 def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
     """One card of the storyboard."""
-    project, preset = facts.project, facts.preset
-    timeline = timeline_of(project, preset)
-    start, end = timeline.segment(planned.index)
+    project, preset, timeline = facts.project, facts.preset, facts.timeline
+    start, end = facts.spans[planned.index]
     running = facts.live is not None and facts.live.clip_id == planned.clip.id
     status = clip_status(facts, planned, running)
     shown = planned.take.digest if planned.take else None
@@ -435,12 +452,13 @@ def clip(facts: Facts, planned: PlannedClip) -> dict[str, Any]:
         "caption": planned.clip.caption,
         "caption_language": planned.clip.caption_language if planned.clip.caption else "",
         "negative_prompt": planned.clip.negative_prompt,
+        "asked": moves.asked(facts.vocabulary, planned.clip.prompt),
         "remarks": list(facts.remarks.get(planned.index, ())),
         "seed": planned.seed,
         "seed_is_own": planned.clip.seed is not None,
         "status": status,
-        "start_s": round(start / preset.fps, 3),
-        "end_s": round(end / preset.fps, 3),
+        "start_s": round(timeline.seconds(start), 3),
+        "end_s": round(timeline.seconds(end), 3),
         "poster_url": facts.url(f"poster/{shown}") if shown else None,
         "preview_url": facts.url(f"preview/{preview}") if preview else None,
         "step": facts.live.step if running and facts.live else 0,
@@ -484,7 +502,8 @@ def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
         return "stopped before it was done"
     take = planned.take
     if planned.status != "stale" or take is None or status == "running":
-        return "earlier take kept" if planned.clip.pinned_take and status == "done" else ""
+        made = "made by an earlier model" if facts.plan.outgrown and take else ""
+        return "earlier take kept" if planned.clip.pinned_take and status == "done" else made
     if take.prompt != planned.clip.prompt:
         return "made from an older prompt"
     if take.seed != planned.seed:
@@ -501,32 +520,29 @@ def badge(facts: Facts, planned: PlannedClip, status: str) -> str:
 
 def film(facts: Facts) -> dict[str, Any]:
     """What the player appends, in order, on one continuous timeline."""
-    preset = facts.preset
-    timeline = timeline_of(facts.project, preset)
-    segments, at = [], 0
-    for planned in facts.plan.film:
+    timeline, segments, at = facts.timeline, [], 0
+    for planned, (start, end) in zip(facts.plan.film, facts.spans, strict=False):
         assert planned.take is not None
-        frames = planned.take.num_frames - planned.take.overlap
         segments.append(
             {
                 "clip_id": planned.clip.id,
                 "digest": planned.take.digest,
-                "url": facts.url(f"segment/{planned.take.digest}/{at}"),
-                "start_frame": at,
-                "frames": frames,
-                "start_s": round(at / preset.fps, 4),
-                "duration_s": round(frames / preset.fps, 4),
+                "url": facts.url(f"segment/{planned.take.digest}/{start}"),
+                "start_frame": start,
+                "frames": end - start,
+                "start_s": round(timeline.seconds(start), 4),
+                "duration_s": round(timeline.seconds(end - start), 4),
                 "stale": planned.status == "stale",
             }
         )
-        at += frames
+        at = end
     return {
         "generation": facts.generation,
         "mime": f'video/mp4; codecs="{facts.codec}"' if facts.codec else "",
         "init_url": facts.url(f"init/{segments[0]['digest']}") if segments else None,
         "segments": segments,
-        "duration_s": round(at / preset.fps, 4),
-        "planned_s": round(timeline.total(len(facts.plan.clips)) / preset.fps, 4) if facts.plan.clips else 0.0,
+        "duration_s": round(timeline.seconds(at), 4),
+        "planned_s": round(facts.duration_s, 4),
         "complete": bool(facts.plan.clips) and facts.plan.next is None,
     }
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -18,6 +19,7 @@ from PIL import Image
 from engine import film
 from engine.config import load_preset
 
+OLD_PROJECT = Path(__file__).parent / "data" / "old-project"  # made by an earlier studio; its stills are reduced
 PRESET = """\
 title: Tiny
 family: pocket

@@ -11,6 +11,7 @@ MODEL_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "torc
 MAY_IMPORT_TORCH = (
     "engine/diffusion/",
     "engine/models/",
+    "engine/pocket/",
     "engine/controls/",
     "engine/training/",
     "engine/evaluation/",
@@ -26,16 +27,18 @@ MAY_IMPORT_TORCH = (
 ALLOWED = {
     "media": {"project"},
     "project": {"media"},
-    "story": {"media", "weights"},  # headers of safetensors files
+    "story": {"media", "pocket", "weights"},  # what needs no torch; headers of safetensors files
     "backends": {"diffusion", "models", "controls", "media", "weights"},
     "diffusion": {"models", "media"},
-    "models": {"diffusion", "weights"},
+    "models": {"diffusion", "pocket", "weights"},  # pocket inside a function
+    "pocket": {"diffusion", "media", "models"},
     "controls": {"media"},
-    "training": {"diffusion", "models", "media", "project", "backends"},  # sample films go through the seam
-    "evaluation": {"diffusion", "models", "media", "project", "training", "backends", "story"},
+    "training": {"diffusion", "models", "media", "pocket", "project", "backends"},  # sample films go through the seam
+    "evaluation": {"diffusion", "models", "media", "pocket", "project", "training", "backends", "story"},
     "weights": {"project"},
     "tiers": {"project", "weights"},  # inside functions
-    "film": {"backends", "media", "project"},
+    "film": {"backends", "media", "pocket", "project"},
+    "remake": {"film", "media", "project"},
     "drafting": {"media", "models", "project", "story"},  # models inside a function, to look at the machine
     "batch": {"backends", "drafting", "film", "media", "project", "story"},
     "doctor": {"backends", "story"},
@@ -47,6 +50,7 @@ ALLOWED = {
         "media",
         "models",
         "project",
+        "remake",
         "story",
         "training",
         "evaluation",

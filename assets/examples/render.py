@@ -1,4 +1,4 @@
-"""Renders the two example films from the painted pictures: `python assets/examples/render.py`. Replaces older ones."""
+"""Renders the example films from the painted pictures: `python assets/examples/render.py`. Replaces older ones."""
 
 import shutil
 import sys
@@ -10,31 +10,62 @@ from engine import film
 from engine.backends import open_backend
 from engine.config import load_preset
 from engine.events import TakeCommitted
+from engine.project.store import Store
 
 FOLDER = Path(__file__).parent
 FILMS = {
     "lighthouse": (
-        "A day and a year at the lighthouse",
-        "lighthouse, sunset, night, sunrise, winter",
+        "An evening at the lighthouse",
+        "lighthouse, evening, night",
         (
-            "Sunset over the lighthouse.",
-            "Night falls over the lighthouse.",
+            "The camera zooms in on the lighthouse while clouds drift by.",
+            "The sun sets behind the lighthouse.",
+            "Night falls over the lighthouse while the camera pulls back.",
             "The sun rises over the lighthouse.",
-            "A storm gathers over the lighthouse.",
-            "Winter comes to the lighthouse.",
         ),
     ),
     "lake": (
         "Weather on the lake",
-        "mountain lake, fog, autumn, night",
+        "mountain lake, ripples, fog, autumn",
         (
-            "Fog rolls in over the mountain lake.",
-            "Autumn comes to the mountain lake.",
-            "Evening comes and the sun sets over the mountain lake.",
-            "Night falls over the mountain lake.",
+            "The water of the mountain lake ripples.",
+            "The camera pans right over the mountain lake while fog rolls in.",
+            "Autumn comes to the mountain lake and the camera pans left.",
+            "The camera zooms in on the mountain lake while night falls.",
+        ),
+    ),
+    "quay": (
+        "Night in the harbour",
+        "harbour, water, night, lamps",
+        (
+            "The water of the harbour ripples and the camera pans left.",
+            "Night falls over the harbour while the lamps twinkle.",
+            "The camera pans right over the harbour.",
+            "Mist drifts past the harbour while the sun rises.",
+        ),
+    ),
+    "woods": (
+        "A year in the woods",
+        "forest path, wind, autumn, snow",
+        (
+            "The trees sway in the wind.",
+            "Autumn comes to the forest path and the camera tilts up.",
+            "Snow falls on the forest path.",
+            "The camera tilts down to the forest path while the snow stops.",
         ),
     ),
 }
+
+
+def without_needless_tails(store: Store) -> None:
+    """Keep what a film is continued from for its last clip only: the frames are most of a take's bytes."""
+    clips = film.plan(store, load_preset("pocket")).clips
+    for planned in clips[:-1]:
+        folder = store.take_folder(planned.digest)
+        shutil.rmtree(folder / "tail")
+        (folder / "tail").mkdir()
+        take = planned.take.model_copy(update={"tail_frames": 0, "tail_states": 0})
+        (folder / "take.json").write_text(take.model_dump_json(indent=1))
 
 
 def main() -> None:
@@ -48,6 +79,7 @@ def main() -> None:
         for event in film.render(store, backend, preset):
             if isinstance(event, TakeCommitted):
                 print(f"{name}: clip {event.index + 1} of {len(prompts)} in {event.seconds:.1f} s", flush=True)
+        without_needless_tails(store)
         for leftover in (*store.folder.glob(".*"), store.folder / "attempts.json", store.folder / "events.jsonl"):
             leftover.unlink(missing_ok=True)
 

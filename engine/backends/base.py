@@ -42,11 +42,14 @@ class ClipResult:
     """The generated clip: uint8 RGB (F, H, W, 3), the overlap included. `timings`: CPU seconds per phase.
 
     tail_latents: float32 (C, n, h, w), the clip's last denoised latents, where its variant hands them over.
+    tail_states: how the last frames are made of the creator's picture, arrays of `pocket.motion.Motion`, where clips
+    are composed.
     """
 
     frames: np.ndarray
     timings: dict[str, float] = field(default_factory=dict)
     tail_latents: np.ndarray | None = None
+    tail_states: dict[str, np.ndarray] | None = None
 
 
 class Interrupted(Exception):

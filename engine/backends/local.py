@@ -34,7 +34,7 @@ from engine.errors import GenerationError, OutOfMemory
 from engine.models import components as models
 from engine.models.acceleration import Shortcuts
 from engine.models.attention import PlainDenoiser, ReusingDenoiser
-from engine.models.components import Components
+from engine.models.components import Components, PictureCodec
 from engine.models.expert import Expert, fitting_base
 from engine.models.placement import send_home
 from engine.variants import Variant
@@ -153,16 +153,30 @@ class LocalBackend:
             )
         faults.hit("clip.denoised")
         self._check_interrupt()
-        with timed(seconds, "decode"):
-            pixels = self.components.codec.decode(latents)
-            self.counters.clips_decoded += 1
-        with timed(seconds, "uint8"):
-            frames = to_frames(pixels, self.preset.uint8)
+        frames, states, notice = self._frames(request, latents, seconds)
         faults.hit("clip.decoded")
+        if notice:
+            yield Notice(notice)
         tail = None
         if variant.num_motion_latents:
             tail = latents[0, :, -variant.num_motion_latents :].float().cpu().numpy()
-        yield ClipResult(frames, dict(seconds), tail)
+        yield ClipResult(frames, dict(seconds), tail, states)
+
+    def _frames(
+        self, request: ClipRequest, latents: Tensor, seconds: Counter[str]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray] | None, str]:
+        """The clip (F, H, W, 3), the states of its last frames where clips are composed, and what is to be said of
+        it."""
+        codec = self.components.codec
+        self.counters.clips_decoded += 1
+        if isinstance(codec, PictureCodec):
+            with timed(seconds, "decode"):
+                drawn = codec.draw(latents, request, self._check_interrupt)
+            return drawn.frames, drawn.states, drawn.notice
+        with timed(seconds, "decode"):
+            pixels = codec.decode(latents)
+        with timed(seconds, "uint8"):
+            return to_frames(pixels, self.preset.uint8), None, ""
 
     def _prepare(self, request: ClipRequest, variant: Variant, seconds: Counter[str]) -> Conditioning:
         length = self.preset.max_sequence_length
@@ -206,6 +220,8 @@ class LocalBackend:
         channels = components.codec.latent_channels
         shape = (1, channels, *conditioning.condition_latents.shape[2:])
         noise = draw_noise(shape, request.seed, components.device)
+        if isinstance(components.codec, PictureCodec):
+            noise = components.codec.tied(noise)
         sigmas = sigma_schedule(request.num_inference_steps, request.shift)
         return sample(predict, noise, sigmas, prediction=components.prediction)
 
@@ -235,7 +251,7 @@ class LocalBackend:
         preview = None
         if has_preview(step.index, request.num_inference_steps):
             with timed(seconds, "preview"):
-                preview = preview_frames(step.clean, self.components).numpy()
+                preview = preview_frames(step.clean, self.components, request).numpy()
         return StepDone(step.index, request.num_inference_steps, preview)
 
     def interrupt(self) -> None:

@@ -277,6 +277,7 @@ class Batch:
                 f"It was left as it is: go on with it in the studio, or move films/{task.name}/ away.",
             )
         if planned.next is not None:
+            film.refuse_outgrown(store, task.preset)
             if not opened:
                 yield ModelLoading(task.preset.name)
                 opened.append(stack.enter_context(closing(backends.open_backend(task.preset))))

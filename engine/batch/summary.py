@@ -59,8 +59,8 @@ def row_of(task: FilmTask, planned: Plan | None, *, exported: str = "", error: s
     if planned is None or not planned.clips:
         return row
     takes = [clip.take for clip in planned.clips if clip.status == "done" and clip.take]
-    timeline = timeline_of(planned.project, task.preset)
-    frames = timeline.total(len(takes)) if takes else 0
+    timeline = timeline_of(planned.project, task.preset, takes)
+    frames = sum(take.num_frames - take.overlap for take in takes)
     random = any(RANDOM_WEIGHTS in take.backend for take in takes)
     return row.model_copy(
         update={

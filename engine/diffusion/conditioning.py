@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.domain import ClipRequest
 from engine.errors import GenerationError
-from engine.models.components import Components, VideoCodec
+from engine.models.components import Components, PictureCodec, VideoCodec
 from engine.variants import Padding, Variant
 
 
@@ -87,8 +87,13 @@ def condition_latents(pixels: Tensor, codec: VideoCodec) -> Tensor:
 
 
 def with_mask(latents: Tensor, codec: VideoCodec) -> Tensor:
-    """Latents (B, C, f, h, w) behind their mask (B, 4, f, h, w): ones in latent frame 0, zeros elsewhere."""
-    mask = latents.new_zeros(len(latents), codec.temporal_stride, *latents.shape[2:])
+    """Latents (B, C, f, h, w) behind their mask; see `mask_first`."""
+    return mask_first(latents, codec.temporal_stride)
+
+
+def mask_first(latents: Tensor, temporal_stride: int) -> Tensor:
+    """Latents (B, C, f, h, w) behind a mask (B, 4, f, h, w): ones in latent frame 0, zeros elsewhere."""
+    mask = latents.new_zeros(len(latents), temporal_stride, *latents.shape[2:])
     mask[:, :, 0] = 1
     return torch.cat([mask, latents], dim=1)
 
@@ -131,7 +136,11 @@ def prepare(
         counters.image_encoder_calls += 1
         first = to_pixels(request.condition_frames[:1], components.device)[:, :, 0]  # never the anchor
         picture = components.encode_image(first).to(**like)
-    if variant.num_motion_latents:
+    if isinstance(components.codec, PictureCodec):
+        counters.frames_encoded += len(request.condition_frames)
+        latents = components.codec.condition(request, variant.padding).to(components.device)
+        condition = mask_first(latents, components.codec.temporal_stride)
+    elif variant.num_motion_latents:
         counters.frames_encoded += 1
         condition = handed_over_latents(request, components.codec, components.device)
     else:

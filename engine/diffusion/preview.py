@@ -1,14 +1,15 @@
 """A few small frames of the clean estimate, to look at while a clip is being made.
 
 A linear map from latents to RGB costs nothing beside a step. It is fitted on the codec that is in use: no table of
-numbers to keep up to date. Codecs as cheap as the pocket one are decoded instead.
+numbers to keep up to date. A model that draws from the picture draws a few frames instead.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.models.components import Components, VideoCodec
+from engine.domain import ClipRequest
+from engine.models.components import Components, PictureCodec, VideoCodec
 
 MAX_FRAMES = 8
 MAX_SIDE = 256
@@ -20,13 +21,20 @@ def has_preview(step: int, of: int) -> bool:
     return of <= 10 or (step - 1) % 4 == 0
 
 
-def preview_frames(latents: Tensor, components: Components) -> Tensor:
-    """Up to `MAX_FRAMES` frames, uint8 (n, h, w, 3) on the CPU, of clean latents (1, C, f, h, w)."""
-    if components.preview is None:
-        pixels = components.codec.decode(latents)
+def preview_frames(latents: Tensor, components: Components, request: ClipRequest | None = None) -> Tensor:
+    """Up to `MAX_FRAMES` frames, uint8 (n, h, w, 3) on the CPU, of clean latents (1, C, f, h, w).
+
+    request: what is drawn from a picture needs the clip's.
+    """
+    if isinstance(components.codec, PictureCodec):
+        frames = components.codec.peek(latents, request, spread(request.num_frames, MAX_FRAMES))
+        chosen = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     else:
-        pixels = apply_preview(latents, components.preview.to(latents))
-    chosen = pixels[0, :, spread(pixels.shape[2], MAX_FRAMES)].transpose(0, 1)  # (n, 3, h, w)
+        if components.preview is None:
+            pixels = components.codec.decode(latents)
+        else:
+            pixels = apply_preview(latents, components.preview.to(latents))
+        chosen = pixels[0, :, spread(pixels.shape[2], MAX_FRAMES)].transpose(0, 1)  # (n, 3, h, w)
     shrink = -(-max(chosen.shape[-2:]) // MAX_SIDE)
     if shrink > 1:
         chosen = functional.avg_pool2d(chosen, shrink)

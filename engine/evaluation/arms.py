@@ -1,7 +1,6 @@
 """The arms of the drift benchmark: every way in which the same films are made, and which of them can be made here."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,14 +9,14 @@ from engine import backends
 from engine.config import Preset, VariantPreset
 from engine.domain import Resolution
 from engine.errors import ConfigError
-from engine.training.world import ACTIONS
-from engine.variants import VARIANTS, Padding, Variant
+from engine.pocket import render, world
+from engine.variants import VARIANTS, Variant
 
-VERSION = 1  # raised when the same settings give other numbers
+VERSION = 2  # raised when the same settings give other numbers
 Role = Literal[
-    "codec",
+    "exact",
     "perfect",
-    "anchored",
+    "composed",
     "base",
     "control",
     "erft",
@@ -27,7 +26,8 @@ Role = Literal[
     "ping-pong",
     "copy image",
 ]
-EXACT: tuple[Role, ...] = ("codec", "perfect", "anchored")  # true moves, no model
+EXACT: tuple[Role, ...] = ("exact", "perfect")  # true moves, no model: composed, and handed over by frames
+COMPOSED: tuple[Role, ...] = ("exact", "composed")  # the others hand over frames
 FOOLING: tuple[Role, ...] = ("copy clips", "ping-pong", "copy image")  # of the paper's Table 5
 
 
@@ -40,6 +40,7 @@ class Settings:
     num_seeds: int
     size: Resolution
     num_inference_steps: int
+    num_frames: int = 25
     variants: tuple[str, ...] = tuple(VARIANTS)
     loras: Path | None = None
     strengths: tuple[float, ...] = ()
@@ -52,7 +53,6 @@ class Arm:
     name: str
     role: Role
     variant: Variant
-    padding: Padding
     lora: Path | None = None
     strength: float = 1.0
     weights: str = ""
@@ -60,6 +60,10 @@ class Arm:
     @property
     def needs_model(self) -> bool:
         return self.role not in (*EXACT, *FOOLING)
+
+    @property
+    def is_composed(self) -> bool:
+        return self.role in COMPOSED
 
     @property
     def label(self) -> str:
@@ -73,29 +77,30 @@ def find_arms(preset: Preset, settings: Settings) -> tuple[list[Arm], dict[str, 
     missing: dict[str, str] = {}
     for name in settings.variants:
         variant = preset.variant(name)
-        arms += [plain(variant, role) for role in (*EXACT, "base")]
+        arms += [plain(variant, role) for role in (*EXACT, "composed", "base")]
         for label, role, file, strength in loras_of(preset, settings, name):
-            if file is None or not file.is_file():
-                missing[f"{name} {label}"] = f"there is no {file.name}" if file else "the preset names no LoRA for it"
+            if not file.is_file():
+                missing[f"{name} {label}"] = f"there is no {file.name}"
                 continue
             weights = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:16]} × {strength:g}"
-            arms.append(Arm(f"{name} {label}", role, variant, variant.padding, file, strength, weights))
+            arms.append(Arm(f"{name} {label}", role, variant, file, strength, weights))
         arms += [plain(variant, role) for role in FOOLING]
     return arms, missing
 
 
 def plain(variant: Variant, role: Role) -> Arm:
-    """An arm without a LoRA. The base model pads with zeros in every variant: it never saw an anchor."""
-    return Arm(f"{variant.name} {role}", role, variant, "zeros")
+    """An arm without a LoRA."""
+    return Arm(f"{variant.name} {role}", role, variant)
 
 
-def loras_of(preset: Preset, settings: Settings, variant: str) -> list[tuple[str, Role, Path | None, float]]:
+def loras_of(preset: Preset, settings: Settings, variant: str) -> list[tuple[str, Role, Path, float]]:
     """Label, role, file and strength of every arm of `variant` that needs a LoRA, whether its file exists or not.
 
-    The control is trained like the variant's LoRA, on the same data, without errors.
+    The variant's own is the preset's, or the one beside the model that is named as it. The control is trained like it,
+    on the same data, without errors. All are for frames that are handed over.
     """
-    lora, strength = preset.lora(variant), preset.variants[variant].lora_strength
-    control = preset.path(preset.model) / "loras" / f"{variant}-control.safetensors"
+    beside, strength = preset.path(preset.model) / "loras", preset.variants[variant].lora_strength
+    lora, control = preset.lora(variant) or beside / f"{variant}.safetensors", beside / f"{variant}-control.safetensors"
     folder = settings.loras
     if folder and not folder.is_dir():
         raise ConfigError(f"There is no folder {folder.name}/.", "Name a folder of LoRAs: --loras DIR.")
@@ -115,9 +120,11 @@ def describe(preset: Preset, settings: Settings) -> dict:
         "version": VERSION,
         "preset": preset.name,
         "weights": backends.fingerprint(bare, next(iter(bare.variants))),
-        "world": hashlib.sha256(json.dumps([repr(action) for action in ACTIONS]).encode()).hexdigest(),
+        "world": hashlib.sha256(repr((world.LIGHTS, world.CAMERAS, world.LITTLE)).encode()).hexdigest(),
+        "renderer": render.VERSION,
         "clips": settings.num_clips,
         "size": str(settings.size),
+        "frames": settings.num_frames,
         "steps": settings.num_inference_steps,
         "sampling": [preset.shift, preset.guidance_scale, preset.dtype, preset.uint8],
     }

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from engine.errors import disk_errors_explained
 from engine.evaluation.chains import Chain
@@ -16,7 +15,8 @@ from engine.evaluation.chains import Chain
 SHOWN_CHAINS = (0, 1)  # a photograph and a scene, of the first seed
 SHOWN_CLIPS = (1, 5, 10, 20, 30, 40, 50)
 STYLES = {
-    "codec": ("#9aa0a6", (0, (1, 1.5))),
+    "exact": ("#9aa0a6", (0, (1, 1.5))),
+    "composed": ("#a142f4", "-"),
     "perfect": ("#5f6368", (0, (5, 2))),
     "base": ("#0072b2", "-"),
     "control": ("#d55e00", "-"),
@@ -29,7 +29,6 @@ PANELS = {
 }
 MARGIN = 170  # pixels left of the contact sheet's pictures
 HEAD = 26
-SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -97,21 +96,20 @@ def shown(chain: Chain) -> bool:
     return chain.seed == 0 and chain.index in SHOWN_CHAINS
 
 
-def save_strip(pictures: Sequence[Tensor], path: Path) -> None:
-    """Write pictures (3, H, W) in [−1, 1] side by side."""
-    row = np.concatenate([picture.permute(1, 2, 0).numpy() for picture in pictures], axis=1)
+def save_strip(pictures: Sequence[np.ndarray], path: Path) -> None:
+    """Write pictures, uint8 (H, W, 3), side by side."""
     with disk_errors_explained("the contact sheet"):
-        Image.fromarray(((row + 1) * 127.5).round().clip(0, 255).astype(np.uint8)).save(path)
+        Image.fromarray(np.concatenate(pictures, axis=1)).save(path)
 
 
 def write_sheet(stills: Path, names: Sequence[str], num_clips: int, path: Path) -> None:
-    """Stack the strips of `names` ("truth" first) for every chain that is shown, twice as large, with their names."""
+    """Stack the strips of `names` ("truth" first) for every chain that is shown, with their names."""
     rows = [(name, stills / f"{name} {chain}.png") for chain in SHOWN_CHAINS for name in ("truth", *names)]
     strips = [(name, Image.open(file)) for name, file in rows if file.is_file()]
     if not strips:
         return
     marks = [clip for clip in SHOWN_CLIPS if clip <= num_clips]
-    width, height = (SCALE * side for side in strips[0][1].size)
+    width, height = strips[0][1].size
     sheet = Image.new("RGB", (MARGIN + width, HEAD + height * len(strips)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for place, clip in enumerate(marks):
@@ -119,7 +117,7 @@ def write_sheet(stills: Path, names: Sequence[str], num_clips: int, path: Path) 
     for row, (name, strip) in enumerate(strips):
         top = HEAD + row * height
         with strip:
-            sheet.paste(strip.resize((width, height), Image.Resampling.NEAREST), (MARGIN, top))
+            sheet.paste(strip, (MARGIN, top))
         draw.text((8, top + height // 2 - 9), name, fill="black", font=font)
     with disk_errors_explained("the contact sheet"):
         sheet.save(path)

@@ -1,43 +1,42 @@
-"""Drift over long films, measured against the exact truth: `python -m engine bench drift`.
+"""The drift benchmark: the same long films made in every way there is, each measured against its exact truth.
 
-Every arm makes the same films: the base model, a LoRA trained without errors (control), the preset's own LoRA (error
-recycling), and films that need no model. `measure` adds to a folder what is missing there, so that a stopped run goes
-on where it was; `drift_report` reads the folder.
+Arms are ways to make the films (`arms`): with the base model, with the LoRAs that were trained without and with errors,
+composed to the picture, with exact fields, and films that need no model. `measure` adds to a folder what is missing
+there, so that a stopped run goes on where it was; `drift_report` reads the folder.
 """
 
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.backends.local import set_threads
 from engine.config import Preset
 from engine.errors import ConfigError, InputError
 from engine.evaluation import metrics, rollout
 from engine.evaluation.arms import Arm, Settings, describe, find_arms
-from engine.evaluation.chains import Chain, TrueClip, make_chains, true_film
+from engine.evaluation.chains import Chain, TrueClip, in_view_all_along, make_chains, true_film
 from engine.evaluation.curves import SHOWN_CLIPS, save_strip, shown
 from engine.evaluation.journal import Figures, Journal
-from engine.evaluation.metrics import Box
 from engine.evaluation.rollout import Film, Sampling
 from engine.models import components as models
 from engine.models.components import Components
 from engine.models.lora import LoraSlot, read_lora
+from engine.pocket import world
 from engine.timeline import Timeline
-from engine.training.world import FPS, NUM_FRAMES
-from engine.variants import Variant
 
 log = logging.getLogger(__name__)
 BATCH = 5  # chains at once: on a CPU core a clip costs the same in any batch, and a kill loses one batch
+EVERY = world.GROUP  # of so many frames of a clip one is compared with the truth
+LEAST_FRAMES = 13  # five of them are handed over
 METRICS = (
-    "psnr", "ssim", "psnr_mean", "ssim_mean", "anchored_psnr", "background_psnr", "position_error", "colour_shift",
-    "contrast_shift", "sharpness", "block_grid", "dynamic_degree", "motion", "consistency",
+    "psnr", "ssim", "psnr_mean", "camera_error", "colour_shift", "contrast_shift", "sharpness", "dynamic_degree",
+    "motion", "consistency",
 )  # fmt: skip
 Work = list[tuple[Arm, list[Chain]]]
 
@@ -73,8 +72,9 @@ def make_all(
     loras = {arm.lora: read_lora(arm.lora, components.transformer) for arm, _ in work if arm.lora}
     for arm, group in work:
         slot.fuse([(loras[arm.lora], arm.strength)]) if arm.lora else slot.clear()
-        views = [View.of(chain, arm.variant) for chain in group]
-        for clips in film_of(arm, components, preset, group, settings.num_inference_steps):
+        sampling = sampling_of(arm, settings)
+        views = [View.of(chain, sampling) for chain in group]
+        for clips in film_of(arm, components, preset, group, sampling):
             for view, clip in zip(views, clips, strict=True):
                 view.look(clip)
         for view in filter(lambda view: shown(view.chain), views):
@@ -84,17 +84,24 @@ def make_all(
 
 
 def check(preset: Preset, settings: Settings) -> None:
-    """Raise unless the preset makes films of the pocket world and the counts are possible."""
-    if preset.family != "pocket" or preset.num_frames != NUM_FRAMES:
-        raise ConfigError(
-            f"The preset “{preset.name}” does not make films of the pocket world, {NUM_FRAMES} frames a clip.",
-            "Use the preset “pocket”.",
-        )
+    """Raise unless the preset makes films of the pocket's world and the counts are possible."""
+    check_world(preset, settings.num_frames)
     counts = {"clips": settings.num_clips, "chains": settings.num_chains, "seeds": settings.num_seeds}
     least = {"clips": 2, "chains": 2, "seeds": 1}
     for name, count in counts.items():
         if count < least[name]:
             raise InputError(f"--{name} must be at least {least[name]}, got {count}.")
+
+
+def check_world(preset: Preset, num_frames: int) -> None:
+    """Raise unless the preset makes films of the pocket's world, in clips of so many frames."""
+    if preset.family != "pocket":
+        raise ConfigError(
+            f"The preset “{preset.name}” does not make films of the pocket's world: they have no truth.",
+            "Use the preset “pocket”.",
+        )
+    if num_frames % world.GROUP != 1 or num_frames < LEAST_FRAMES:
+        raise InputError(f"--frames must be 4 n + 1 and at least {LEAST_FRAMES}, got {num_frames}.")
 
 
 def batches(settings: Settings) -> Iterator[list[Chain]]:
@@ -105,99 +112,107 @@ def batches(settings: Settings) -> Iterator[list[Chain]]:
             yield chains[start : start + BATCH]
 
 
-def film_of(arm: Arm, components: Components, preset: Preset, chains: Sequence[Chain], num_steps: int) -> Film:
+def sampling_of(arm: Arm, settings: Settings) -> Sampling:
+    return Sampling(arm.variant, settings.num_frames, settings.num_inference_steps, arm.is_composed)
+
+
+def film_of(arm: Arm, components: Components, preset: Preset, chains: Sequence[Chain], sampling: Sampling) -> Film:
     """The films that `arm` makes of `chains`. Its LoRA must be what is fused."""
-    num_motion_frames = arm.variant.num_motion_frames
     match arm.role:
-        case "codec":
-            return rollout.codec_film(components, preset, chains, num_motion_frames)
-        case "perfect":
-            return rollout.perfect_film(components, preset, chains, num_motion_frames)
-        case "anchored":
-            return rollout.anchored_film(components, preset, chains, num_motion_frames)
+        case "exact" | "perfect":
+            return rollout.exact_film(preset, chains, sampling)
         case "copy clips" | "ping-pong":
-            return rollout.copied_film(chains, num_motion_frames, turned=arm.role == "ping-pong")
+            return rollout.copied_film(chains, sampling, turned=arm.role == "ping-pong")
         case "copy image":
-            return rollout.still_film(chains)
-    return rollout.model_film(components, preset, chains, Sampling(arm.variant, arm.padding, num_steps))
+            return rollout.still_film(chains, sampling.num_frames)
+    return rollout.model_film(components, preset, chains, sampling)
 
 
 @dataclass
 class View:
-    """One film while it is measured: the truth so far, the frame that the next clip continues, and the figures."""
+    """One film while it is measured: its truth, which pixels are judged, the frame that the next clip continues and its
+    true one, and the figures."""
 
     chain: Chain
-    truth: Iterator[TrueClip]
+    truth: list[TrueClip]
+    seen: Callable
     timeline: Timeline
-    subject: Box
-    first: Tensor
-    last: Tensor
+    last: np.ndarray
+    true_last: np.ndarray
     index: int
     figures: Figures
-    made: list[Tensor]
-    true: list[Tensor]
+    made: list[np.ndarray]
+    true: list[np.ndarray]
 
     @classmethod
-    def of(cls, chain: Chain, variant: Variant) -> "View":
-        anchor = as_pixels(chain.anchor[None])[0]
-        timeline = Timeline(NUM_FRAMES, variant.num_motion_frames, FPS)
-        figures: Figures = {name: [] for name in METRICS}
-        truth = true_film(chain, variant.num_motion_frames)
-        return cls(chain, truth, timeline, metrics.subject_box(anchor), anchor, anchor, 0, figures, [], [])
+    def of(cls, chain: Chain, sampling: Sampling) -> "View":
+        truth = list(true_film(chain, sampling.num_frames, sampling.variant.num_motion_frames))
+        seen = in_view_all_along([chain.start, *(clip.after for clip in truth)], chain.size)
+        timeline = Timeline(sampling.num_frames, sampling.variant.num_motion_frames, 1)
+        return cls(chain, truth, seen, timeline, chain.anchor, chain.anchor, 0, {name: [] for name in METRICS}, [], [])
 
     def look(self, clip: np.ndarray) -> None:
         """Measure what the next clip, uint8 (F, H, W, 3), adds to the film."""
-        added = as_pixels(clip[self.timeline.overlap(self.index) :])
-        truth = next(self.truth)
-        for name, value in compare(added, self.last, truth, self.first, self.subject).items():
+        added, states = clip[self.timeline.overlap(self.index) :], self.truth[self.index].states
+        chosen = range(len(states) - 1, -1, -EVERY)
+        true = self.chain.canvas.draw(states, chosen)  # the last first
+        masks = [self.seen(states[at : at + 1]) for at in chosen]
+        pairs = list(zip(added[list(chosen)], true, masks, strict=True))
+        figures = compare(pairs, added, self.last, self.true_last, self.chain.anchor)
+        for name, value in figures.items():
             self.figures[name].append(value)
-        self.last = added[-1]
+        self.last, self.true_last = added[-1], true[0]
         self.index += 1
         if self.index in SHOWN_CLIPS:
             self.made.append(added[-1])
-            self.true.append(truth.after)
+            self.true.append(true[0])
 
 
-def compare(frames: Tensor, start: Tensor, truth: TrueClip, first: Tensor, subject: Box) -> dict[str, float]:
-    """Every metric of one clip. frames: what it adds, (n, 3, H, W); start: the frame before; first: the anchor.
+def compare(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    frames: np.ndarray,
+    start: np.ndarray,
+    true_start: np.ndarray,
+    first: np.ndarray,
+) -> dict[str, float]:
+    """Every metric of one clip. pairs: some of its frames, the last one first, each with the true one (H, W, 3) and the
+    pixels (H, W) that are judged. frames: what it adds; start, true_start: the frame before; first: of the film.
 
-    Of the last frame, which the next clip starts from, except for means, motion and consistency.
+    Of the last frame, which the next clip starts from, except for the mean, motion and consistency.
     """
-    last, after = frames[-1], truth.after
+    last, true, seen = pairs[0]
     return {
-        "psnr": metrics.psnr(last[None], after[None]),
-        "ssim": metrics.ssim(last[None], after[None]),
-        "psnr_mean": metrics.psnr(frames, truth.frames),
-        "ssim_mean": metrics.ssim(frames, truth.frames),
-        "anchored_psnr": metrics.psnr(last[None], truth.anchored[None]),
-        "background_psnr": metrics.background_psnr(last[None], after[None], subject),
-        "position_error": metrics.position_error(last, after, subject),
-        "colour_shift": metrics.colour_shift(last, after),
-        "contrast_shift": metrics.contrast_shift(last, after),
-        "sharpness": metrics.sharpness(last, after),
-        "block_grid": metrics.block_grid(last, after),
-        "dynamic_degree": metrics.dynamic_degree(last, start, after, truth.before),
+        "psnr": metrics.psnr(last, true, seen),
+        "ssim": metrics.ssim(last, true, seen),
+        "psnr_mean": float(np.mean([metrics.psnr(*pair) for pair in pairs])),
+        "camera_error": metrics.camera_error(last, true),
+        "colour_shift": metrics.colour_shift(last, true, seen),
+        "contrast_shift": metrics.contrast_shift(last, true, seen),
+        "sharpness": metrics.sharpness(last, true, seen),
+        "dynamic_degree": metrics.dynamic_degree(last, start, true, true_start, seen),
         "motion": metrics.motion(frames, start),
         "consistency": metrics.consistency(frames, start, first),
     }
 
 
 def estimate(components: Components, preset: Preset, settings: Settings, work: Work) -> dict:
-    """What `work` will take, from one clip of one batch with the model and one without."""
-    group = [dataclasses.replace(c, actions=c.actions[:1], prompts=c.prompts[:1]) for c in work[0][1]]
+    """What `work` will take, from two clips of one batch with the model and two without."""
+    group = [dataclasses.replace(chain, asked=chain.asked[:2]) for chain in work[0][1]]
     cpu_s: dict[str, float] = {}
     total_s = 0.0
     for needs_model, words in ((True, "with the model"), (False, "without the model")):
         same = [(arm, chains) for arm, chains in work if arm.needs_model == needs_model]
         if not same:
             continue
-        for _ in range(2):  # the first time pays for what later clips find ready
-            began, cpu_began = time.monotonic(), time.process_time()
-            clips = next(film_of(same[0][0], components, preset, group, settings.num_inference_steps))
-            for chain, clip in zip(group, clips, strict=True):
-                View.of(chain, same[0][0].variant).look(clip)
+        sampling = sampling_of(same[0][0], settings)
+        views = [View.of(chain, sampling) for chain in group]
+        began, cpu_began = time.monotonic(), time.process_time()
+        for clips in film_of(same[0][0], components, preset, group, sampling):  # the second clip counts
+            for view, clip in zip(views, clips, strict=True):
+                view.look(clip)
             clip_s = (time.monotonic() - began) / len(group)
             cpu_s[words] = round((time.process_time() - cpu_began) / len(group), 3)
+            began, cpu_began = time.monotonic(), time.process_time()
         total_s += clip_s * settings.num_clips * sum(len(chains) for _, chains in same)
     return {
         "event": "drift_started",
@@ -206,8 +221,3 @@ def estimate(components: Components, preset: Preset, settings: Settings, work: W
         "minutes": round(total_s / 60, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-def as_pixels(frames: np.ndarray) -> Tensor:
-    """uint8 (n, H, W, 3) as float (n, 3, H, W) in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() * (2 / 255) - 1

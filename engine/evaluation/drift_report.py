@@ -10,7 +10,7 @@ import numpy as np
 from engine.config import Preset
 from engine.errors import disk_errors_explained
 from engine.evaluation import bootstrap
-from engine.evaluation.arms import EXACT, Arm, Settings, describe, find_arms
+from engine.evaluation.arms import COMPOSED, EXACT, FOOLING, Arm, Settings, describe, find_arms
 from engine.evaluation.bootstrap import Resampling, judge
 from engine.evaluation.chains import Chain
 from engine.evaluation.curves import PANELS, STYLES, Curve, draw_curves, write_sheet
@@ -53,7 +53,7 @@ def report(preset: Preset, settings: Settings, folder: Path) -> dict:
     description = describe(preset, settings)
     with Journal.open(folder, description) as journal:
         measured = [Measured(arm, {m: journal.values(arm, chains, m) for m in METRICS}) for arm in arms]
-    resampling = Resampling([chain.picture for chain in chains])
+    resampling = Resampling([chain.name for chain in chains])
     windows = Windows.of(settings.num_clips)
     figures = {
         "setting": description | counts(settings, chains) | {"windows": windows.names(settings.num_clips)},
@@ -62,7 +62,7 @@ def report(preset: Preset, settings: Settings, folder: Path) -> dict:
         "left_out": missing,
     }
     write_curves(measured, resampling, settings, folder)
-    names = [each.arm.name for each in measured if each.arm.role in ("base", "control", "erft")]
+    names = [each.arm.name for each in measured if each.arm.role in ("composed", "base", "control", "erft")]
     write_sheet(folder / "stills", names, settings.num_clips, folder / "sheet.png")
     with disk_errors_explained("the table"):
         (folder / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def counts(settings: Settings, chains: Sequence[Chain]) -> dict:
     return {
         "chains": settings.num_chains,
         "seeds": settings.num_seeds,
-        "pictures": len({chain.picture for chain in chains}),
+        "pictures": len({chain.name for chain in chains}),
         "resamples": bootstrap.NUM_DRAWS,
     }
 
@@ -90,7 +90,7 @@ def of_arm(measured: Measured, resampling: Resampling, windows: Windows) -> dict
         "role": arm.role,
         "variant": arm.variant.name,
         "label": arm.label,
-        "padding": arm.padding if arm.needs_model else None,
+        "handover": None if arm.role in FOOLING else "states" if arm.is_composed else "frames",
         "lora": arm.lora.name if arm.lora else None,
         "strength": arm.strength if arm.lora else None,
         "metrics": by_metric,
@@ -105,10 +105,10 @@ def verdicts(measured: Sequence[Measured], resampling: Resampling, windows: Wind
     for each in measured:
         arm, variant = summaries[each.arm.name], each.arm.variant.name
         control, perfect = summaries.get(f"{variant} control"), summaries.get(f"{variant} perfect")
-        if control is None or each.arm.role in ("codec", "control"):
+        if control is None or each.arm.role in ("exact", "control"):
             continue
         judged[each.arm.name] = judge(arm, control).as_dict()
-        if perfect and each.arm.role not in EXACT:
+        if perfect and each.arm.role not in (*EXACT, *COMPOSED):
             beyond = judge(arm.beyond(perfect), control.beyond(perfect))
             judged[each.arm.name]["beyond_perfect"] = beyond.as_dict()
     return judged

@@ -74,8 +74,8 @@ def line_of(arm: Arm, chain: Chain, figures: Figures) -> dict:
         "weights": arm.weights,
         "seed": chain.seed,
         "chain": chain.index,
-        "picture": chain.picture,
-        "actions": [action.name for action in chain.actions],
+        "picture": chain.name,
+        "moves": ["+".join(asked.names) for asked in chain.asked],
         "metrics": {name: [rounded(value) for value in values] for name, values in figures.items()},
     }
 

@@ -2,47 +2,85 @@
 
 from pathlib import Path
 
-from engine.config import Preset
+import numpy as np
+
+from engine.config import ROOT, Preset
 from engine.errors import ConfigError
-from engine.models.pocket import load_components
-from engine.training.gates import report
-from engine.training.pictures import HELD_OUT
+from engine.evaluation import sentences
+from engine.pocket import codec, gates, world
+from engine.pocket.model import load_components
+from engine.pocket.motion import Motion
+
+SENTENCES = ROOT / "tests" / "engine" / "pocket" / "free_sentences.yaml"
+WRONG_GATE = 0.02  # of the free sentences
+NUM_FRAMES = 25  # of the clips that sentences are tried on: what is asked for does not depend on it
+SENTENCE_SIZE = (192, 288)
 
 
 def run(preset: Preset, *, sheet: Path | None = None) -> dict:
-    """`report` for the model and the sampling settings of a pocket preset, as plain values."""
+    """`gates.report` for the model and the sampling settings of a pocket preset, at its first size, as plain values.
+
+    Also what the exact fields reach through the latents, and how many free sentences are misunderstood.
+    """
     if preset.family != "pocket":
         raise ConfigError(f"The preset “{preset.name}” is not a pocket model.", "Use the preset “pocket”.")
     width, height = preset.resolutions[0]
     components = load_components(preset.path(preset.model))
-    measured = report(
+    measured = gates.report(
         components,
         size=(height, width),
+        num_frames=preset.num_frames,
         num_inference_steps=preset.num_inference_steps,
         shift=preset.shift,
         sheet=sheet,
     )
-    return measured.as_dict()
+    stages = gates.held_out_stages((height, width))
+    exact = {name: exact_fields(stages, name, preset.num_frames) for name in (*measured.moves, *measured.pairs)}
+    return measured.as_dict() | {"exact": exact, "sentences": understood(components)}
+
+
+def exact_fields(stages: list[gates.Stage], name: str, num_frames: int) -> float:
+    """PSNR in dB of the last frame, mean over `stages`, when the true fields go through the latents."""
+    return float(np.mean([_through_latents(stage, tuple(name.split("+")), num_frames) for stage in stages]))
+
+
+def _through_latents(stage: gates.Stage, names: tuple[str, ...], num_frames: int) -> float:
+    true = gates.truth(stage, gates.move_of(names), 0, num_frames)
+    first = codec.first_frame(stage.first)
+    knots = codec.read(codec.write(true, first)[0], codec.mean_of(first), true.aspect)
+    made: Motion = world.at_frames(knots)
+    pictures = [stage.draw(motion, [num_frames - 1])[0] for motion in (made, true)]
+    return gates.psnr(*pictures)
+
+
+def understood(components) -> dict | None:
+    """How many free sentences lead to another move than they ask for; None where there is no list of them."""
+    if not SENTENCES.is_file():
+        return None
+    frames = [stage.first for stage in gates.held_out_stages(SENTENCE_SIZE)[:2]]
+    return sentences.measure(components, sentences.read_sentences(SENTENCES), frames, num_frames=NUM_FRAMES)
 
 
 def table(measured: dict) -> str:
-    """The values of `run` as a Markdown table, one row per action."""
-    rows = [
-        "| action | photographs: generated / nothing moves / linear map / codec | worst | toy scenes | gate |",
-        "|---|---|---|---|---|",
-    ]
-    for name, photos in measured["photos"].items():
-        toys = _cells(measured["toys"][name]) if measured["toys"] else "-"
-        gate = "passes" if name in measured["passed"] else "fails"
-        rows.append(f"| {name} | {_cells(photos)} | {photos['worst']:.1f} | {toys} | {gate} |")
+    """The values of `run` as a Markdown table, one row a move or pair."""
+    rows = ["| move | generated | worst | nothing moves | exact fields | gate |", "|---|---|---|---|---|---|"]
+    for name, figures in (measured["moves"] | measured["pairs"]).items():
+        values = (figures["generated"], figures["worst"], figures["still"], measured["exact"][name])
+        passed = "passes" if gates.Figures(**figures).passes(name) else "fails"
+        rows.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} | {passed} |")
     height, width = measured["size"]
     steps = measured["num_inference_steps"]
     rows.append(
-        f"\nPSNR in dB of the last frame against the true one, mean over {len(HELD_OUT)} held-out photographs; "
-        f"{width}×{height}, {steps} sampling steps. Codec alone on still photographs: {measured['codec']:.1f}."
+        f"\nPSNR in dB of the last frame against the true one, mean over {len(measured['photos'])} held-out "
+        f"photographs; {width}×{height}, {measured['num_frames']} frames, {steps} sampling step{'s' * (steps > 1)}. "
+        f"Gates: camera {gates.CAMERA_GATE:.0f}, light {gates.LIGHT_GATE:.0f}, pairs {gates.PAIR_GATE:.0f}, "
+        f"the worst picture {gates.WORST_GATE:.0f}."
     )
+    if heard := measured["sentences"]:
+        outcome = "passes" if heard["rate"] <= WRONG_GATE else "fails"
+        rows.append(
+            f"\nFree sentences: {100 * heard['rate']:.1f} % of {heard['sentences']} misunderstood on {heard['frames']} "
+            f"photographs (at most {100 * WRONG_GATE:.0f} %): {outcome}."
+        )
+        rows += [f"- “{wrong['text']}”: {wrong['asked']}, came {wrong['found']}" for wrong in heard["wrong"]]
     return "\n".join(rows)
-
-
-def _cells(figures: dict[str, float]) -> str:
-    return " / ".join(f"{figures[name]:.1f}" for name in ("generated", "still", "linear", "ceiling"))

@@ -51,21 +51,29 @@ class Judgement:
     movement: Movement
 
 
-def measure(frames: np.ndarray, anchor: np.ndarray, *, overlap: int, fps: int) -> DriftReading | None:
+def measure(
+    frames: np.ndarray, anchor: np.ndarray, *, overlap: int, fps: int, moved: np.ndarray | None = None
+) -> DriftReading | None:
     """`read`, or None and a warning when that fails: a meter must not cost a clip."""
     try:
-        return read(frames, anchor, overlap=overlap, fps=fps)
+        return read(frames, anchor, overlap=overlap, fps=fps, moved=moved)
     except (cv2.error, ValueError, ArithmeticError, MemoryError) as err:
         log.warning("a clip's drift could not be measured: %s", err)
         return None
 
 
-def read(frames: np.ndarray, anchor: np.ndarray, *, overlap: int, fps: int) -> DriftReading:
-    """Compare the last of `frames` with `anchor` (H, W, 3), and the frames after `overlap` with each other."""
-    last, before = luma(frames[-1]), luma(anchor)
+def read(
+    frames: np.ndarray, anchor: np.ndarray, *, overlap: int, fps: int, moved: np.ndarray | None = None
+) -> DriftReading:
+    """Compare the last of `frames` with `anchor` (H, W, 3), and the frames after `overlap` with each other.
+
+    moved: the picture as the last frame's camera should show it, where that is known: a pan is no lost background.
+    """
+    expected = anchor if moved is None else moved
+    last, before = luma(frames[-1]), luma(expected)
     added = frames[max(overlap - 1, 0) :]
     figures = {
-        "colour_shift": colour_distance(frames[-1], anchor),
+        "colour_shift": colour_distance(frames[-1], expected),
         "sharpness": detail(last) / detail(before),
         "structure": similarity(edges(last), edges(before)),
         "grain": max(fine_noise(last) - OWN_GRAIN * fine_noise(before), 0.0) ** 0.5,
@@ -77,7 +85,7 @@ def read(frames: np.ndarray, anchor: np.ndarray, *, overlap: int, fps: int) -> D
 
 def judge(reading: DriftReading) -> Judgement:
     """What the figures say. Colour is not judged: prompts change it on purpose. Nor is a legitimate change of view told
-    from a lost background: `movement` is for that.
+    from a lost background, unless the clip was read beside the picture as its camera shows it.
     """
     passed = {cause: passed_limits(cause, getattr(reading, cause)) for cause in LIMITS}
     worst = max(passed.values())

@@ -3,21 +3,23 @@
 Shapes: pixels (B, 3, F, H, W) in [−1, 1]; latents (B, C, f, h, w), normalised. Device and dtype are decided here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import transformers
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from engine.config import Preset
-from engine.domain import Resolution
+from engine.domain import ClipRequest, Resolution
 from engine.errors import BackendUnavailable, OutOfMemory
 from engine.models.folding import fold_for_cpu
 from engine.models.gguf_files import FusedLora
 from engine.models.lora import Lora, read_lora
+from engine.variants import Padding
 
 Prediction = Literal["velocity", "sample"]
 
@@ -30,7 +32,41 @@ class VideoCodec(Protocol):
     temporal_stride: int
 
     def encode(self, pixels: Tensor) -> Tensor: ...
+    def grid(self, height: int, width: int) -> tuple[int, int]: ...
     def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class PictureCodec(Protocol):
+    """A codec whose latents say how frames are made of a picture: without the picture there is nothing to decode.
+
+    condition: latents (1, C, f, h, w) that the clip of a request is conditioned on. told: the same of condition frames
+    (n, H, W, 3) and an anchor (H, W, 3), or None for zeros, with nothing else to go by. grid: rows and columns of the
+    latents of frames (height, width). tied: noise as the layout of the
+    latents has it. draw: a clip's frames from its clean latents; check is called between frames and may raise. peek: a
+    few of them.
+    """
+
+    latent_channels: int
+    temporal_stride: int
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def grid(self, height: int, width: int) -> tuple[int, int]: ...
+    def condition(self, request: ClipRequest, padding: Padding) -> Tensor: ...
+    def told(self, frames: np.ndarray, anchor: np.ndarray | None, num_frames: int) -> Tensor: ...
+    def tied(self, noise: Tensor) -> Tensor: ...
+    def draw(self, latents: Tensor, request: ClipRequest, check: Callable[[], None]) -> "Drawn": ...
+    def peek(self, latents: Tensor, request: ClipRequest, frames: Sequence[int]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """frames uint8 (F, H, W, 3); states: arrays that tell how the last frames are made of the picture, or None where
+    clips are not composed; notice: what the person should know of the clip, "" for nothing."""
+
+    frames: np.ndarray
+    states: dict[str, np.ndarray] | None
+    notice: str = ""
 
 
 class Placement(Protocol):
@@ -69,7 +105,7 @@ class Components:
     """
 
     transformer: WanTransformer3DModel
-    codec: VideoCodec
+    codec: VideoCodec | PictureCodec
     encode_text: Callable[[list[str], int], Tensor]
     encode_image: Callable[[Tensor], Tensor] | None
     prediction: Prediction
@@ -104,7 +140,7 @@ def load(preset: Preset, *, lowered: int = 0) -> Components:
 
 
 def _load_pocket(preset: Preset) -> Components:
-    from engine.models import pocket
+    from engine.pocket import model as pocket
 
     device = device_of(preset)
     dtype = dtype_of(preset, device)

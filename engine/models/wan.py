@@ -59,6 +59,10 @@ class WanCodec:
             self.vae.use_tiling = tiling
         return (latents - self.mean) / self.std
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the latents of frames of this size."""
+        return height // self.spatial_stride, width // self.spatial_stride
+
     def decode(self, latents: Tensor) -> Tensor:
         with self._nothing_left_behind():
             return self.vae.decode((latents * self.std + self.mean).to(self.vae.dtype), return_dict=False)[0]

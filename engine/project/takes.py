@@ -1,4 +1,4 @@
-"""Takes on disk: `takes/<digest>/{take.json, segment.mp4, poster.jpg, tail/{*.png, latents.safetensors}}`.
+"""Takes on disk: `takes/<digest>/{take.json, segment.mp4, poster.jpg, tail/{*.png, latents or states.safetensors}}`.
 
 A take is built in `takes/.tmp-*` and committed by one directory rename after fsync, so it is there whole or not at all.
 """
@@ -24,6 +24,7 @@ from engine.project.files import fsync_file, fsync_folder, write_atomically
 
 TEMPORARY = ".tmp-"
 LATENTS = "latents.safetensors"
+STATES = "states.safetensors"
 
 
 def commit(
@@ -36,11 +37,13 @@ def commit(
     timings: dict[str, float],
     drift: DriftReading | None = None,
     tail_latents: np.ndarray | None = None,
+    tail_states: dict[str, np.ndarray] | None = None,
 ) -> Take:
     """Store uint8 `frames` (F, H, W, 3) as the take of `request` under `folder`; return it.
 
     The segment leaves out the overlap. The last `tail_frames` frames are kept lossless for the next clip, and so are
-    `tail_latents`, float32 (C, n, h, w), where the variant hands them over. Raises `DiskFull` when the operating system
+    `tail_latents`, float32 (C, n, h, w), where the variant hands them over, and `tail_states`, arrays whose first
+    dimension counts the frames, where clips are composed. Raises `DiskFull` when the operating system
     refuses a write; nothing half-written stays visible.
     """
     temp = folder / f"{TEMPORARY}{request.digest}"
@@ -56,7 +59,10 @@ def commit(
                 image.save_png(frame, temp / "tail" / f"{number}.png")
             if tail_latents is not None:
                 faults.hit("tail.write")
-                _write_latents(tail_latents, temp / "tail" / LATENTS)
+                _write_arrays({"latents": tail_latents}, temp / "tail" / LATENTS)
+            if tail_states is not None:
+                faults.hit("tail.write")
+                _write_arrays(tail_states, temp / "tail" / STATES)
             faults.hit("poster.write")
             video.poster(frames[-1], temp / "poster.jpg")  # where the prompt has led
             take = Take(
@@ -69,6 +75,7 @@ def commit(
                 overlap=request.overlap,
                 tail_frames=tail_frames,
                 tail_latents=0 if tail_latents is None else tail_latents.shape[1],
+                tail_states=0 if tail_states is None else tail_frames,
                 draft=request.draft,
                 width=request.resolution.width,
                 height=request.resolution.height,
@@ -130,6 +137,7 @@ def read(path: Path) -> Take | None:
             and has_segment(path, take)
             and all((path / "tail" / f"{n}.png").stat().st_size > 0 for n in range(take.tail_frames))
             and (not take.tail_latents or (path / "tail" / LATENTS).stat().st_size > 0)
+            and (not take.tail_states or (path / "tail" / STATES).stat().st_size > 0)
         )
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
@@ -154,8 +162,8 @@ def last_frame(path: Path) -> Path | None:
 
 def tail_latents(path: Path, count: int) -> np.ndarray:
     """The last `count` denoised latent frames of the take in folder `path`: float32 (C, count, h, w)."""
-    latents = _read_latents(path / "tail" / LATENTS)
-    if latents is None or latents.shape[1] < count:
+    latents = (_read_arrays(path / "tail" / LATENTS) or {}).get("latents")
+    if latents is None or latents.ndim != 4 or latents.shape[1] < count:
         raise ProjectError(
             "A finished clip lacks the latents that the next one starts from.",
             "Regenerate it; the clips before it are safe.",
@@ -163,30 +171,46 @@ def tail_latents(path: Path, count: int) -> np.ndarray:
     return latents[:, -count:]
 
 
-def _write_latents(latents: np.ndarray, path: Path) -> None:
-    """Store latents with their checksum: unlike a picture's, their format has none.
+def tail_states(path: Path, count: int) -> dict[str, np.ndarray]:
+    """How the last `count` frames of the take in folder `path` are made of the picture: arrays of `count` rows, and
+    those of one number, which hold for all frames."""
+    states = _read_arrays(path / "tail" / STATES)
+    if not states or any(1 < len(array) < count for array in states.values()):
+        raise ProjectError(
+            "A finished clip lacks the states that the next one starts from.",
+            "Regenerate it; the clips before it are safe.",
+        )
+    return {name: array if array.ndim == 1 else array[-count:] for name, array in states.items()}
+
+
+def _write_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Store arrays with their checksum: unlike a picture's, their format has none.
 
     Raises `ProjectError` when they cannot be read back: a take that cannot be continued is made again without end.
     """
-    whole = np.ascontiguousarray(latents)  # of a view, save() writes other numbers
-    path.write_bytes(safetensors.numpy.save({"latents": whole, "sha256": _checksum(latents)}))
-    if _read_latents(path) is None:
-        raise ProjectError("The latents of a clip could not be stored.", "Check the disk, then resume.")
+    # of a view, save() writes other numbers
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    path.write_bytes(safetensors.numpy.save(whole | {"sha256": _checksum(whole)}))
+    if _read_arrays(path) is None:
+        raise ProjectError("What the next clip starts from could not be stored.", "Check the disk, then resume.")
 
 
-def _read_latents(path: Path) -> np.ndarray | None:
-    """Latents (C, n, h, w) as they were stored, or None."""
+def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Arrays as they were stored, finite numbers all, or None."""
     try:
         stored = safetensors.numpy.load(path.read_bytes())
-        latents, checksum = stored["latents"], stored["sha256"]
+        checksum = stored.pop("sha256")
     except (OSError, KeyError, safetensors.SafetensorError):
         return None
-    whole = latents.ndim == 4 and np.isfinite(latents).all() and np.array_equal(checksum, _checksum(latents))
-    return latents if whole else None
+    whole = all(np.isfinite(array).all() for array in stored.values()) and np.array_equal(checksum, _checksum(stored))
+    return stored if whole and stored else None
 
 
-def _checksum(latents: np.ndarray) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(latents.tobytes()).digest(), np.uint8)
+def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    hasher = hashlib.sha256()
+    for _, array in sorted(arrays.items()):
+        hasher.update(array.tobytes())
+    return np.frombuffer(hasher.digest(), np.uint8)
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -113,10 +113,10 @@ def too_long(prompts: Sequence[str], count_tokens: Callable[[str], int], max_tok
 
 
 def unknown_moves(prompts: Sequence[str], vocabulary: Vocabulary) -> Iterable[Remark]:
-    names = ", ".join(action.name for action in vocabulary.actions)
     for index, prompt in enumerate(prompts):
         if vocabulary.action_of(prompt) is None:
-            yield Remark(index, "move", f"The film model here knows no move in this prompt. It knows {names}.")
+            text = f"The film model here knows no move in this prompt. It knows {vocabulary.listed()}."
+            yield Remark(index, "move", text)
 
 
 def not_steady(prompts: Sequence[str]) -> Iterable[Remark]:

@@ -1,29 +1,29 @@
 """The embedded drafter that needs no model: prompts from templates.
 
-It knows three things: the keywords, a few statistics of the picture, and the model's vocabulary. It does not see what
-is in the picture, writes English only, and says so.
+It knows the keywords, the model's vocabulary, and of the picture a few statistics and whether there is sky, water,
+foliage or lamps. It does not see what is in it otherwise, writes English only, and says so.
 """
 
 import random
 import re
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from pathlib import Path
 
 from engine.domain import Beat, Source, clean_prompt, fold
 from engine.errors import InputError
-from engine.media import image
+from engine.story import arc
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, Brief, Kind
+from engine.story.moves import Reading
 from engine.story.vocabulary import Action, Vocabulary
 
 MAX_SUBJECT_WORDS = 8
 NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|some|many|several"
 DETERMINER = re.compile(rf"(?i)(a|an|the|this|that|my|our|your|his|her|their|{NUMBERS})\b")
 LINKING = {"a", "an", "and", "at", "by", "during", "in", "of", "on", "the", "under", "with"}  # left over around a move
-COLOUR = re.compile(r"(?i)\bgolden (?!hour|light|morning|sky|sun)(?=\w)")  # a golden retriever asks for no sunrise
 SINGULAR_VERB = re.compile(r"\{subject\} (?:is|\w+s)\b")  # “{subject} disappears” is wrong of two things
-# A day and a year, in the order in which they happen; moves that are not offered are skipped.
-CYCLE = ("sunrise", "noon", "autumn", "storm", "sunset", "night", "fog", "winter")
+SLOT = "{subject}"
+JOINTS = ("while", "as")
+LEAST_STORY = 4  # prompts that are asked for at once and make a whole story
 
 
 class TemplateDrafter:
@@ -53,23 +53,26 @@ class TemplateDrafter:
 def split(words: Sequence[str], vocabulary: Vocabulary | None) -> tuple[list[Action], str]:
     """Keywords that name a move of the vocabulary, in their order, and the phrase that names the subject.
 
-    “street at night” is both: the move is taken out, since a prompt that names two moves gets neither.
+    “street at night” is both: the move is taken out of the subject, which every prompt names.
     """
     wanted, subjects = [], []
     for word in words:
-        word = COLOUR.sub("", word) if vocabulary else word  # the small model would make a sunrise of it all the same
-        action = vocabulary.action_of(word) if vocabulary else None
-        if vocabulary and action and (action.kind != "stay" or " " not in word):  # “still life” is a subject
-            wanted.append(action)
-            word = without_moves(word, vocabulary)
+        if vocabulary and (titled := vocabulary.of(word.lower().replace(" ", "_"))):  # as the page's chips say it
+            wanted.append(titled)
+            continue
+        reading = vocabulary.reading(word) if vocabulary else Reading()
+        named = [action for name in reading.names if vocabulary and (action := vocabulary.of(name))]
+        if named and (named[0].kind != "stay" or " " not in word):  # “still life” is a subject
+            wanted += named
+            word = without(word, reading.heard)
         if word:
             subjects.append(word)
     return wanted, subject_phrase(subjects)
 
 
-def without_moves(text: str, vocabulary: Vocabulary) -> str:
+def without(text: str, heard: Sequence[str]) -> str:
     """`text` without the words that ask for a move, and without what linked them."""
-    kept = [word for word in text.split() if vocabulary.action_of(word) is None]
+    kept = [word for word in text.split() if not set(re.findall(r"[^\W_]+", word.lower())) & set(heard)]
     while kept and kept[-1].lower() in LINKING:
         kept.pop()
     while kept and kept[0].lower() in LINKING - {"a", "an", "the"}:
@@ -80,43 +83,96 @@ def without_moves(text: str, vocabulary: Vocabulary) -> str:
 def vocabulary_prompts(
     brief: Brief, vocabulary: Vocabulary, wanted: Sequence[Action], subject: str, generator: random.Random
 ) -> list[str]:
-    """Moves in the order of a day and a year, each told in another of its phrases; the slow pace rests after each."""
-    moves = [action for action in vocabulary.actions if action.kind != "stay"] or list(vocabulary.actions)
-    rest = next((action for action in vocabulary.actions if action.kind == "stay"), None)
-    rests = rest if brief.telling.pace == "slow" and brief.kind == "stream" else None
-    ordered = in_cycle(moves)
-    said = [action for prompt in reversed(brief.so_far) if (action := vocabulary.action_of(prompt))]
-    last = next((action for action in said if action in ordered), None)
-    start = last.name if last else before_picture(brief.picture)
+    """A story of moves (see `arc`), those that the keywords name first, each told in another of its phrases."""
     queue = [] if brief.so_far else list({action.name: action for action in wanted}.values())
-    actions: list[Action] = []
-    for _ in range(brief.count):
-        before = actions[-1] if actions else said[0] if said else None
-        if rests and before and before.kind != "stay":
-            actions.append(rests)
-            continue
-        action = queue.pop(0) if queue else following(start, ordered)
-        actions.append(action)
-        start = action.name
-    decks: dict[str, list[str]] = {}
-    return [from_deck(decks, action, vocabulary, subject, generator) for action in actions]
+    alive = arc.lives(vocabulary.actions, brief.picture)
+    if brief.kind != "stream":
+        steady = queue[0] if queue else lasting(vocabulary, alive, generator)
+        return [phrase_for(steady, vocabulary, subject, generator)]
+    before = [move_names(vocabulary, prompt) for prompt in brief.so_far]
+    story = arc.Arc(
+        vocabulary.actions,
+        start=arc.before_picture(brief.picture),
+        alive=alive,
+        pace=brief.telling.pace,
+        generator=generator,
+    )
+    for names in before:
+        story.told(names)
+    decks: dict[tuple[str, bool], list[str]] = {}
+    prompts = []
+    for left in range(brief.count, 0, -1):
+        rests_first = brief.telling.pace == "slow" and story.prompts and story.prompts[-1] and has_rest(vocabulary)
+        if queue and not rests_first:
+            names: tuple[str, ...] = (queue.pop(0).name,)
+        else:
+            names = story.next(left, closes=brief.count >= LEAST_STORY)
+        actions = [action for name in names if (action := vocabulary.of(name))] or [resting(vocabulary)]
+        text = sentence(decks, actions, vocabulary, subject, generator)
+        story.told(move_names(vocabulary, text))
+        prompts.append(text)
+    return prompts
+
+
+def move_names(vocabulary: Vocabulary, prompt: str) -> tuple[str, ...]:
+    """The moves that a prompt names, none for a rest."""
+    return tuple(name for name in vocabulary.reading(prompt).names if name != "stay")
+
+
+def has_rest(vocabulary: Vocabulary) -> bool:
+    return any(action.kind == "stay" for action in vocabulary.actions)
+
+
+def resting(vocabulary: Vocabulary) -> Action:
+    """The action that changes nothing, or whatever there is."""
+    return next((action for action in vocabulary.actions if action.kind == "stay"), vocabulary.actions[0])
+
+
+def lasting(vocabulary: Vocabulary, alive: Sequence[str], generator: random.Random) -> Action:
+    """A move that can go on for minutes: something that lives, a hand's shake, or a light that comes and stays."""
+    if alive and (action := vocabulary.of(generator.choice(alive))):
+        return action
+    lights = [action for action in vocabulary.actions if action.kind == "light"]
+    return vocabulary.of("handheld") or (generator.choice(lights) if lights else resting(vocabulary))
+
+
+def sentence(
+    decks: dict[tuple[str, bool], list[str]],
+    actions: Sequence[Action],
+    vocabulary: Vocabulary,
+    subject: str,
+    generator: random.Random,
+) -> str:
+    """One prompt for one or two moves; the second is told without naming the subject again, or left out."""
+    first = from_deck(decks, actions[0], vocabulary, subject, generator)
+    if len(actions) == 1 or all(SLOT in phrase for phrase in actions[1].phrases):
+        return first
+    second = from_deck(decks, actions[1], vocabulary, "", generator)
+    both = f"{first[:-1]} {generator.choice(JOINTS)} {second[0].lower()}{second[1:]}"
+    return both if set(vocabulary.reading(both).names) == {action.name for action in actions} else first
 
 
 def from_deck(
-    decks: dict[str, list[str]], action: Action, vocabulary: Vocabulary, subject: str, generator: random.Random
+    decks: dict[tuple[str, bool], list[str]],
+    action: Action,
+    vocabulary: Vocabulary,
+    subject: str,
+    generator: random.Random,
 ) -> str:
-    """A phrase for `action` that was not used since all of them were."""
-    if not decks.get(action.name):
-        decks[action.name] = readable(action, vocabulary, subject)
-        generator.shuffle(decks[action.name])
-    return decks[action.name].pop()
+    """A phrase for `action`, without a subject for none, that was not used since all of them were."""
+    key = (action.name, bool(subject))
+    if not decks.get(key):
+        decks[key] = readable(action, vocabulary, subject)
+        generator.shuffle(decks[key])
+    return decks[key].pop()
 
 
 def readable(action: Action, vocabulary: Vocabulary, subject: str) -> list[str]:
     """The sentences for `action` that name no other move, and whose verb goes with the subject."""
-    fitting = [phrase for phrase in action.phrases if is_one(subject) or not SINGULAR_VERB.search(phrase)]
-    understood = [text for text in told(fitting, subject) if vocabulary.action_of(text) == action]
-    return understood or told(action.phrases, subject)
+    phrases = [phrase for phrase in action.phrases if (SLOT in phrase) == bool(subject)] or list(action.phrases)
+    fitting = [phrase for phrase in phrases if is_one(subject) or not SINGULAR_VERB.search(phrase)]
+    understood = [text for text in told(fitting, subject) if vocabulary.reading(text).names == (action.name,)]
+    return understood or told(phrases, subject)
 
 
 def phrase_for(action: Action, vocabulary: Vocabulary, subject: str, generator: random.Random) -> str:
@@ -124,12 +180,12 @@ def phrase_for(action: Action, vocabulary: Vocabulary, subject: str, generator: 
 
 
 def told(phrases: Sequence[str], subject: str) -> list[str]:
-    return [as_sentence(phrase.replace("{subject}", subject)) for phrase in phrases]
+    return [as_sentence(phrase.replace(SLOT, subject)) for phrase in phrases]
 
 
 def is_one(subject: str) -> bool:
     """Whether a subject is a single thing, judged by “and”, numbers, and the plural's s."""
-    last = subject.split()[-1].lower()
+    last = subject.split()[-1].lower() if subject else ""
     many = " and " in subject or re.match(rf"(?i)({NUMBERS})\b", subject)
     return not many and not (last.endswith("s") and not last.endswith(("ss", "us", "is")))
 
@@ -151,29 +207,6 @@ def subject_phrase(words: Sequence[str]) -> str:
     if not named:
         return "the scene"
     return " and ".join(f"{word[0].lower()}{word[1:]}" if DETERMINER.match(word) else f"the {word}" for word in named)
-
-
-def in_cycle(actions: Sequence[Action]) -> list[Action]:
-    """The actions in the order of CYCLE, unknown ones at the end."""
-    return sorted(actions, key=lambda a: CYCLE.index(a.name) if a.name in CYCLE else len(CYCLE))
-
-
-def following(name: str, ordered: Sequence[Action]) -> Action:
-    """The next action after `name` in the cycle; never `name` itself unless it is the only one."""
-    position = CYCLE.index(name) if name in CYCLE else -1
-    later = [a for a in ordered if a.name not in CYCLE or CYCLE.index(a.name) > position]
-    pick = next((a for a in later if a.name != name), None)
-    return pick or next((a for a in ordered if a.name != name), ordered[0])
-
-
-def before_picture(picture: Path) -> str:
-    """The point of the cycle that a picture looks like, judged by its brightness and warmth alone."""
-    look = image.statistics(image.load(picture))
-    if look.brightness < 0.25:
-        return "night"
-    if look.brightness > 0.7 and look.saturation < 0.15:
-        return "fog"
-    return "storm" if look.warmth <= 0.08 else "noon"
 
 
 def as_sentence(text: str) -> str:

@@ -14,15 +14,26 @@ import ftfy
 from tokenizers import Tokenizer
 
 from engine.config import Preset
+from engine.pocket import lexicon
 
 ORIGINAL_FOLDER = "google/umt5-xxl"  # in a folder as Wan-AI publishes it
 CACHED_PROMPTS = 4096
 
 
 def token_counter(preset: Preset) -> Callable[[str], int] | None:
-    """Tokens of a prompt, the closing one included; None where the tokenizer's file is not there or not readable."""
+    """Tokens of a prompt, the closing one included; None where the tokenizer's file is not there or not readable.
+
+    The embedded model has a token for each word that it knows, and none for any other.
+    """
+    if preset.family == "pocket":
+        return num_known_words
     path = tokenizer_file(preset)
-    return _counter(path, path.stat().st_mtime_ns, preset.family == "wan") if path else None
+    return _counter(path, path.stat().st_mtime_ns) if path else None
+
+
+def num_known_words(prompt: str) -> int:
+    """How many words of a prompt reach the embedded model's text encoder."""
+    return len(lexicon.understood(prompt))
 
 
 def token_limit(preset: Preset) -> int:
@@ -38,13 +49,13 @@ def token_limit(preset: Preset) -> int:
 
 
 def tokenizer_file(preset: Preset) -> Path | None:
-    """The tokenizer.json of diffusers' layout, of the pocket's, or of Wan-AI's own."""
+    """The tokenizer.json of diffusers' layout or of Wan-AI's own."""
     folders = (preset.component("tokenizer"), preset.path(preset.model) / ORIGINAL_FOLDER)
     return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
 
 
 @lru_cache(maxsize=4)
-def _counter(path: Path, mtime_ns: int, is_cleaned: bool) -> Callable[[str], int] | None:
+def _counter(path: Path, mtime_ns: int) -> Callable[[str], int] | None:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception:  # tokenizers raises nothing narrower
@@ -54,7 +65,7 @@ def _counter(path: Path, mtime_ns: int, is_cleaned: bool) -> Callable[[str], int
 
     @lru_cache(maxsize=CACHED_PROMPTS)
     def count(prompt: str) -> int:
-        return len(tokenizer.encode(cleaned(prompt) if is_cleaned else prompt).ids)
+        return len(tokenizer.encode(cleaned(prompt)).ids)
 
     return count
 

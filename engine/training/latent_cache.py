@@ -27,9 +27,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from engine.diffusion.conditioning import Counters, TextCache, condition_latents, to_pixels
+from engine.diffusion.conditioning import Counters, TextCache, condition_latents, mask_first, to_pixels
 from engine.errors import DiskFull, TrainingError, disk_errors_explained
-from engine.models.components import Components, VideoCodec
+from engine.models.components import Components, PictureCodec, VideoCodec
+from engine.pocket import footage
+from engine.pocket.codec import FieldCodec
 from engine.project.files import write_atomically
 from engine.project.locks import locked
 from engine.training.dataset import Dataset, Note, UnusableVideo, VideoItem, Window, read_window
@@ -43,6 +45,9 @@ FILE_NAME = r"^[0-9a-f]{64}\.safetensors$"
 HEADER_BYTES = 2_000  # of a file: names, shapes and a caption; more only with a caption longer than that
 PICTURE_TOKENS = 257  # of CLIP ViT-H/14, the image encoder of Wan 2.1
 AnchorChoice = Literal["inside", "outside"]
+# Footage drawn from its first frame by the fields fitted to it, in dB. Six photographs at 416×240, grain of 2 levels,
+# H.264: camera and light moves 30–46, water 23–32, somebody far away walking past 22–26, near by 14–21, a cut 13–20.
+REFUSED, DOUBTED = 22.0, 28.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ def prepare(
     size: (height, width). identity names the weights. anchor: a random frame of the same window ("inside", SVI 1.0) or
     of the same video outside it (2.x), inside where a video has no more frames. dtype: of the files. The first record
     lists what the dataset skipped and noted. A video that fails while it is read is left out with all its windows, and
-    the next record lists it. Raises `DiskFull`, `ProjectLocked` and `TrainingError`.
+    the next record lists it, and so is footage that fields of motion cannot follow, where latents are such fields; the
+    last record notes what they follow in part. Raises `DiskFull`, `ProjectLocked` and `TrainingError`.
     """
     settings = WindowSettings(
         identity=identity,
@@ -145,7 +151,7 @@ def prepare(
 
 def _check(settings: WindowSettings, components: Components, variant: Variant, windows_per_video: int) -> None:
     codec = components.codec
-    side = 2 * codec.spatial_stride  # the transformer's patches are 2 × 2 latents
+    side = 2 * getattr(codec, "spatial_stride", 8)  # patches are 2 × 2 latents; sides of films are multiples of 16
     if settings.num_frames % codec.temporal_stride != 1 or settings.num_frames <= settings.num_motion_frames:
         raise TrainingError(
             f"A window of {settings.num_frames} frames cannot be encoded for {variant.title}.",
@@ -167,7 +173,8 @@ def _complete(
     manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else None
     if manifest and manifest.binding == binding and all(_is_whole(folder / name) for name in manifest.windows):
         skipped = [*dataset.skipped, *(Note(*entry) for entry in manifest.skipped)]
-        yield _progress(len(manifest.windows), len(manifest.windows), skipped, dataset.noted)
+        noted = [*dataset.noted, *_remarks(folder, manifest.windows)]
+        yield _progress(len(manifest.windows), len(manifest.windows), skipped, noted)
         return
     plan = {item: _paths(item, folder, settings, windows_per_video) for item in _by_caption(dataset.items)}
     missing = {path for paths in plan.values() for path in paths if not _is_whole(path)}
@@ -203,7 +210,7 @@ def _complete(
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1).encode(), point="latents.manifest")
     _remove_all_but(folder, windows)
     log.info("%d windows of %d videos in the cache, %d videos skipped", len(windows), len(plan), len(unreadable))
-    yield _progress(total, total)
+    yield _progress(total, total, noted=_remarks(folder, windows))
 
 
 class _Encoder:
@@ -244,6 +251,8 @@ class _Encoder:
         )
         tensors = self._tensors(read.frames, self._anchors(read, rng), item.caption)
         notes = {"video": item.name, "window": window, "start": int(read.indices[0]), "caption": item.caption}
+        if isinstance(self.components.codec, FieldCodec):
+            notes["remark"] = judged(footage.fit_of(read.frames, tensors["latents"]))
         # One entry: safetensors writes several in an order that changes from run to run.
         return save(tensors, metadata={"window": json.dumps(notes)})
 
@@ -268,13 +277,31 @@ class _Encoder:
         self.counters.frames_encoded += pixels.shape[2]
         for length in settings.condition_lengths:
             for index, anchor in enumerate(anchors):
-                given = condition_pixels(frames[:length], anchor, settings.num_frames, components.device)
-                found[f"condition_{length}.{index}"] = condition_latents(given, components.codec)[0]
+                found[f"condition_{length}.{index}"] = self._condition(frames[:length], anchor)
                 self.counters.frames_encoded += pixels.shape[2]
         return {
             name: (value.to(self.dtype) if value.is_floating_point() else value).cpu().contiguous()
             for name, value in found.items()
         }
+
+    def _condition(self, frames: np.ndarray, anchor: np.ndarray | None) -> Tensor:
+        """Mask and latents (4 + C, f, h, w) of `frames` (n, H, W, 3) and the padding."""
+        codec, num_frames = self.components.codec, self.settings.num_frames
+        if isinstance(codec, PictureCodec):
+            return mask_first(codec.told(frames, anchor, num_frames), codec.temporal_stride)[0]
+        return condition_latents(condition_pixels(frames, anchor, num_frames, self.components.device), codec)[0]
+
+
+def judged(fit: footage.Fit) -> str:
+    """What is to be said of footage that fields follow so far, "" for nothing. Too little raises `UnusableVideo`."""
+    reached = f"its camera and light alone make {fit.moved:.0f} dB of it"
+    if fit.moved < REFUSED:
+        raise UnusableVideo(
+            f"moves in ways that the embedded model cannot follow: {reached}, at least {REFUSED:.0f} are needed"
+        )
+    if fit.moved < DOUBTED:
+        return f"moves in ways that the embedded model follows only in part: {reached}, {DOUBTED:.0f} would be fine"
+    return ""
 
 
 def condition_pixels(frames: np.ndarray, anchor: np.ndarray | None, num_frames: int, device: torch.device) -> Tensor:
@@ -301,8 +328,7 @@ def _without_padding(prompt_embeds: Tensor) -> Tensor:
 
 def latent_shape(num_frames: int, size: tuple[int, int], codec: VideoCodec) -> tuple[int, int, int, int]:
     """(C, f, h, w) of a window; size: (height, width)."""
-    height, width = (side // codec.spatial_stride for side in size)
-    return codec.latent_channels, (num_frames - 1) // codec.temporal_stride + 1, height, width
+    return codec.latent_channels, (num_frames - 1) // codec.temporal_stride + 1, *codec.grid(*size)
 
 
 def cache_bytes(
@@ -405,6 +431,17 @@ def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
         is_window = re.match(FILE_NAME, path.name) and path.name not in kept
         if is_window or re.match(r"^\.([0-9a-f]{64}\.safetensors|manifest\.json)\.\d+\.tmp$", path.name):
             path.unlink()
+
+
+def _remarks(folder: Path, windows: Sequence[str]) -> list[Note]:
+    """What was found of the videos of these windows, once each."""
+    remarks = {}
+    for name in windows:
+        with safe_open(folder / name, framework="pt") as file:
+            notes = json.loads(file.metadata()["window"])
+        if notes.get("remark"):
+            remarks.setdefault(notes["video"], notes["remark"])
+    return [Note(video, remark) for video, remark in remarks.items()]
 
 
 def _progress(done: int, total: int, skipped: Sequence[Note] = (), noted: Sequence[Note] = ()) -> dict[str, Any]:

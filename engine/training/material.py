@@ -7,14 +7,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.diffusion.conditioning import condition_latents
-from engine.models.components import VideoCodec
+from engine.diffusion.conditioning import mask_first
+from engine.pocket import clips
+from engine.pocket.gates import STORY, plain_prompt
+from engine.pocket.pictures import PictureSource
+from engine.pocket.world import GROUP, TILE_SIDE
 from engine.training.checkpoint import random_state, restore_random
-from engine.training.gates import prompt
 from engine.training.latent_cache import LatentCache, LatentSample
-from engine.training.pictures import PictureSource, condition_pixels, make_batch
 from engine.training.recipe import TrainingConfig
-from engine.training.world import ACTIONS
 
 
 @dataclass(frozen=True)
@@ -42,30 +42,40 @@ class Material(Protocol):
 
 
 class WorldMaterial:
-    """Pictures and moves of the pocket world, rendered and encoded on the fly."""
+    """Clips of the pocket's world, drawn as latents."""
 
-    def __init__(self, config: TrainingConfig, codec: VideoCodec, source: PictureSource, seed: int) -> None:
-        self.config, self.codec, self.source = config, codec, source
+    def __init__(self, config: TrainingConfig, source: PictureSource, seed: int) -> None:
+        self.config, self.source = config, source
         self.random = random.Random(seed)
 
     @torch.no_grad()
     def draw(self, step: int) -> TrainingBatch:
         phase, _ = self.config.phase_at(step)
         bucket = self.random.choices(phase.buckets, [bucket.weight for bucket in phase.buckets])[0]
-        batch = make_batch(
-            self.source,
+        rows, columns = (side * TILE_SIDE for side in bucket.grid)
+        drawn = []
+        for _ in range(bucket.num_pictures):
+            picture = self.source.draw(rows, columns, self.random)
+            drawn += [self._clip(picture, bucket.num_frames) for _ in range(bucket.prompts_per_picture)]
+        latents, condition = (torch.stack([getattr(clip, name) for clip in drawn]) for name in ("latents", "condition"))
+        return TrainingBatch(latents, mask_first(condition, GROUP), [clip.text for clip in drawn])
+
+    def _clip(self, picture: Tensor, num_frames: int) -> clips.WorldClip:
+        padding, frames = self.config.row.padding, motion_frames(self.config, self.random)
+        if self.config.new_model and self.random.random() < self.config.world.anchored:
+            padding, frames = "anchor", 1  # one base serves Film and Shot
+        moves = self.random.choice(self.config.world.earlier_moves)
+        return clips.draw(
+            picture,
             self.random,
-            size=bucket.size,
-            num_pictures=bucket.num_pictures,
-            prompts_per_picture=bucket.prompts_per_picture,
-            num_motion_frames=motion_frames(self.config, self.random),
-            earlier_moves=self.config.world.earlier_moves,
+            num_frames=num_frames,
+            num_motion_frames=frames,
+            padding=padding,
+            earlier_moves=max(moves, int(frames > 1)),
         )
-        pixels = condition_pixels(batch, self.config.row.padding)
-        return TrainingBatch(self.codec.encode(batch.clips), condition_latents(pixels, self.codec), batch.captions)
 
     def story(self, num_clips: int) -> tuple[Tensor | None, list[str]]:
-        return None, [prompt(ACTIONS[index % len(ACTIONS)]) for index in range(1, num_clips + 1)]
+        return None, [plain_prompt(STORY[index % len(STORY)]) for index in range(num_clips)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": random_state(self.random)}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 from engine.config import Preset, load_preset
 from engine.errors import TrainingError
 from engine.models import components as families
-from engine.models import pocket, pocket_codec
 from engine.models.components import Components
 from engine.models.lora import MODULES_PER_BLOCK, Lora, LoraModule, load_into_adapter
-from engine.training import world
+from engine.pocket import model
+from engine.pocket.codec import FieldCodec
+from engine.pocket.layout import weights
 from engine.training.dataset import scan
 from engine.training.export import LoraCard, write_lora
 from engine.training.latent_cache import LatentCache, prepare
-from engine.training.pictures import PictureSource
-from engine.training.recipe import CodecSettings, LoraSettings, TrainingConfig
+from engine.training.recipe import LoraSettings, TrainingConfig
 
 Record = Callable[..., dict[str, Any]]
 
@@ -37,10 +36,10 @@ class Loaded:
     identity: dict[str, Any]
 
 
-def load(config: TrainingConfig, source: PictureSource | None, device: torch.device) -> Loaded:
-    """A new pocket model at its analytic starting point, or a finished model with an untrained LoRA."""
+def load(config: TrainingConfig, device: torch.device) -> Loaded:
+    """A new pocket model that says "nothing changes", or a finished model with an untrained LoRA."""
     if config.lora is None:
-        return _new_model(config, source, device)
+        return _new_model(config, device)
     preset = load_preset(config.lora.preset)
     components = families.load(preset.model_copy(update={"device": device.type}))
     components.transformer.requires_grad_(False)
@@ -58,14 +57,12 @@ def load(config: TrainingConfig, source: PictureSource | None, device: torch.dev
     return Loaded(components, {"transformer": components.transformer}, identity)
 
 
-def _new_model(config: TrainingConfig, source: PictureSource, device: torch.device) -> Loaded:
-    shape = pocket.PocketShape(**config.new_model.transformer.model_dump())
-    codec = fit_codec(source, Random(config.seed), config.new_model.codec).to(device)
-    text = pocket.build_text(known_words(), shape)
+def _new_model(config: TrainingConfig, device: torch.device) -> Loaded:
+    shape = model.PocketShape(**config.new_model.transformer.model_dump())
+    text = model.build_text(shape)
     text.encoder.to(device)
-    transformer = pocket.build_transformer(codec, shape).train().to(device)
-    pocket.hold_constant(transformer, codec)
-    components = Components(transformer, codec, text, None, "sample", device, torch.float32)
+    transformer = model.build_transformer(shape).train().to(device)
+    components = Components(transformer, FieldCodec(), text, None, "sample", device, torch.float32)
     identity = {"variant": config.variant, "model": f"new pocket {shape}"}
     return Loaded(components, {"transformer": transformer, "text_encoder": text.encoder}, identity)
 
@@ -101,7 +98,7 @@ def averaged(loaded: Loaded) -> Components:
     if "text_encoder" not in loaded.trained:
         return replace(components, transformer=transformer)
     text = components.encode_text
-    text = pocket.PocketText(text.tokenizer, _frozen(text.encoder), text.num_tokens)
+    text = model.PocketText(text.tokenizer, _frozen(text.encoder), text.num_tokens)
     return replace(components, transformer=transformer, encode_text=text)
 
 
@@ -155,7 +152,7 @@ def save_lora(transformer: nn.Module, path: Path, config: TrainingConfig) -> Non
 
 def save_model(components: Components, folder: Path) -> None:
     """Write a new pocket model in diffusers and transformers layout."""
-    pocket.save_components(components, folder)
+    model.save_components(components, folder)
 
 
 def encode_videos(
@@ -207,39 +204,12 @@ def batch_size(config: TrainingConfig) -> int:
     return max(b.num_pictures * b.prompts_per_picture for phase in config.phases for b in phase.buckets)
 
 
-def latent_weights(codec: pocket_codec.PocketCodec, num_latent_frames: int, last_frame_weight: float) -> Tensor:
-    """Weights (1, C, f, 1, 1) that turn squared latent errors into squared pixel errors, plus a small floor.
-
-    A motion coefficient is spread over four frames, a spatial one is repeated in each of them. Channels sum to 1.
-    """
-    variance = codec.std.square()
-    variance = torch.cat([variance[: codec.num_spatial], variance[codec.num_spatial :] / pocket_codec.GROUP])
-    channels = variance / variance.sum() + 0.1 / len(variance)
-    channels = torch.cat([channels, channels.new_full((pocket_codec.COORDINATES,), 1e-3)])
-    frames = torch.ones(num_latent_frames, device=channels.device)
-    frames[-1] = last_frame_weight
-    return (channels / channels.sum()).view(1, -1, 1, 1, 1) * (frames / frames.mean()).view(1, 1, -1, 1, 1)
-
-
-def fit_codec(source: PictureSource, rng: Random, settings: CodecSettings) -> pocket_codec.PocketCodec:
-    """Fit the codec to crops of the training pictures, half of them after a move, and to groups of moving frames."""
-    plain = torch.stack([source.draw(64, 64, rng) for _ in range(settings.num_pictures)])
-    moved = torch.cat([world.perform(picture[None], rng.choice(world.ACTIONS)) for picture in plain])
-    changes = []
-    for picture, after in zip(plain[::3, None], moved[::3, None], strict=True):
-        groups = world.transition(picture, after)[:, :, 1:].unflatten(2, (-1, pocket_codec.GROUP))
-        group = groups[:, :, rng.randrange(1, groups.shape[2])]
-        changes.append(group - group.mean(2, keepdim=True))
-    return pocket_codec.fit(
-        torch.cat([plain, moved]), torch.cat(changes), num_spatial=settings.num_spatial, num_motion=settings.num_motion
-    )
-
-
-def known_words() -> list[str]:
-    """Every word that a training caption can contain, lower case."""
-    texts = [phrase for action in world.ACTIONS for phrase in (*action.phrases, *action.keywords)]
-    texts += [*world.SUBJECTS, *world.OPENINGS, *world.ENDINGS]
-    return sorted({word for text in texts for word in world.words_of(text.replace("{subject}", ""))})
+def latent_weights(num_latent_frames: int, last_frame_weight: float) -> Tensor:
+    """Weights (1, C, f, 1, 1) of squared errors: the layout's, more for the last latent frame, none for the first,
+    which is its own base. Channels sum to 1."""
+    frames = torch.ones(num_latent_frames)
+    frames[0], frames[-1] = 0.0, last_frame_weight
+    return weights() * (frames / frames.mean()).view(1, 1, -1, 1, 1)
 
 
 def _is_trained(module: nn.Module, key: str) -> bool:

@@ -8,16 +8,16 @@ import torch
 
 from engine.config import Preset, load_preset
 from engine.errors import ConfigError, TrainingError
-from engine.models.pocket import PocketShape, transformer_config
 from engine.models.published import WAN_I2V_14B
+from engine.pocket.model import PocketShape, transformer_config
+from engine.pocket.world import GROUP
 from engine.training.dataset import scan
 from engine.training.error_bank import BankSettings
 from engine.training.footprint import Item, LatentShape, Strategy, wan_encoders
 from engine.training.plan import Machine, Plan, TrainingRun, training_plan
 from engine.training.recipe import TrainingConfig
-from engine.training.world import NUM_FRAMES
 
-POCKET_TEXT_TOKENS = 20
+POCKET_TEXT_TOKENS = 32
 
 
 def preflight(
@@ -75,8 +75,7 @@ def on_machine(
 
 
 def _new_model(config: TrainingConfig) -> dict[str, object]:
-    channels = config.new_model.codec.num_spatial + config.new_model.codec.num_motion + 3
-    return transformer_config(channels, PocketShape(**config.new_model.transformer.model_dump()))
+    return transformer_config(PocketShape(**config.new_model.transformer.model_dump()))
 
 
 def transformer_of(preset: Preset, notes: list[str]) -> dict[str, object]:
@@ -97,10 +96,8 @@ def _clips(config: TrainingConfig, sizes: dict[str, object]) -> tuple[LatentShap
         height, width = config.videos.size
         return LatentShape.of(width, height, config.videos.num_frames, channels=channels), config.videos.batch_size
     buckets = [bucket for phase in config.phases for bucket in phase.buckets]
-    largest = max(buckets, key=lambda b: b.num_pictures * b.prompts_per_picture * b.size[0] * b.size[1])
-    height, width = largest.size
-    frames = (NUM_FRAMES - 1) // 4 + 1
-    latents = LatentShape(channels, frames, height // 8, width // 8)
+    largest = max(buckets, key=lambda b: b.num_pictures * b.prompts_per_picture * b.grid[0] * b.grid[1] * b.num_frames)
+    latents = LatentShape(channels, (largest.num_frames - 1) // GROUP + 1, *largest.grid)
     return latents, largest.num_pictures * largest.prompts_per_picture
 
 

@@ -19,9 +19,10 @@ class Settings(BaseModel):
 
 
 class Bucket(Settings):
-    """One kind of batch: `num_pictures` × `prompts_per_picture` clips of `size` (height, width)."""
+    """One kind of batch: `num_pictures` × `prompts_per_picture` clips of `num_frames` on rows × columns of tiles."""
 
-    size: tuple[int, int]
+    grid: tuple[int, int]
+    num_frames: int = Field(81, ge=9)
     num_pictures: int = Field(ge=1)
     prompts_per_picture: int = Field(ge=1)
     weight: float = Field(1.0, gt=0)
@@ -39,11 +40,12 @@ class Phase(Settings):
 
 
 class WorldSettings(Settings):
-    """The pocket world: pictures and exact moves, rendered on the fly."""
+    """The pocket world: pictures and the exact fields of moves, made on the fly."""
 
     num_scenes: int = Field(300, ge=1)
     photo_share: float = Field(0.6, ge=0, le=1)
-    earlier_moves: tuple[int, ...] = Field((0, 0, 0, 1, 1, 2), min_length=1)  # before a clip begins; drawn from these
+    earlier_moves: tuple[int, ...] = Field((0, 0, 1, 1, 2), min_length=1)  # before a clip begins; drawn from these
+    anchored: float = Field(0.0, ge=0, le=1)  # share of clips that see the way back to the picture, as Shot's do
 
 
 class VideoSettings(Settings):
@@ -68,24 +70,18 @@ class VideoSettings(Settings):
         return self
 
 
-class CodecSettings(Settings):
-    num_spatial: int = Field(39, ge=1, le=192)
-    num_motion: int = Field(6, ge=1)
-    num_pictures: int = Field(800, ge=8)
-
-
 class TransformerSettings(Settings):
-    num_heads: int = Field(6, ge=6)
+    num_heads: int = Field(6, ge=1)
     num_layers: int = Field(4, ge=1)
     ffn_dim: int = Field(640, ge=1)
     text_dim: int = Field(96, ge=8)
-    text_tokens: int = Field(20, ge=4)
+    text_layers: int = Field(2, ge=1)
+    text_tokens: int = Field(32, ge=4)
 
 
 class NewModel(Settings):
     """A pocket model from scratch."""
 
-    codec: CodecSettings = CodecSettings()
     transformer: TransformerSettings = TransformerSettings()
 
 

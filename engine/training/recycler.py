@@ -16,6 +16,7 @@ from engine.training.footprint import LatentShape
 from engine.training.plan import BANK_SHARE, Machine, fitting_bank
 from engine.training.recipe import BankRecipe, Recycling
 from engine.training.recycling import (
+    MASK_CHANNELS,
     Errors,
     Flags,
     Injected,
@@ -27,6 +28,7 @@ from engine.training.recycling import (
 )
 
 log = logging.getLogger(__name__)
+Deviate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Gather = Callable[[Tensor], Tensor]  # the tensors of all ranks, one after another along dimension 0
 
 
@@ -41,8 +43,10 @@ class BankPair:
 class Recycler:
     """Error recycling for one rank. Banks are made when latents of a new shape are first seen.
 
-    as_condition: what of latent errors (B, C, k, h, w) survives the hand-off between clips, for codecs that store less
-    about a first frame than about later ones.
+    deviate: clean latents, condition (B, C, f, h, w) and errors (B, C, k, h, w) of the frames that were handed over, to
+    both as they are after such a first frame (`clips.deviated`). Where latents say how frames are made of the first
+    one, its errors change what the condition says and which fields lead to the true film. None: latents are pixels in
+    another form; errors are added to the condition and the clip to aim at stays, as in the paper.
     """
 
     def __init__(
@@ -53,9 +57,9 @@ class Recycler:
         seed: int,
         folder: Path | None = None,
         num_ranks: int = 1,
-        as_condition: Callable[[Tensor], Tensor] = lambda errors: errors,
+        deviate: Deviate | None = None,
     ) -> None:
-        self.settings, self.as_condition = settings, as_condition
+        self.settings, self.deviate = settings, deviate
         self.folder, self.num_ranks = folder, num_ranks
         self.grid = torch.tensor(sigma_schedule(settings.bank.num_grids, shift)[:-1], dtype=torch.float64)
         self.generator = torch.Generator().manual_seed(seed)
@@ -75,11 +79,15 @@ class Recycler:
             * chosen.view(-1, 1, 1, 1, 1).to(latents)
             for name, (drawn_errors, chosen) in drawn.items()
         }
+        if self.deviate:
+            mask, told = condition.split([MASK_CHANNELS, condition.shape[1] - MASK_CHANNELS], dim=1)
+            latents, told = self.deviate(latents, told, errors.pop("image_errors"))
+            condition = torch.cat([mask, told], dim=1)
         return inject(latents, noise, condition, sigma, **errors), flags
 
-    def errors_of(self, injected: Injected, predicted: Tensor, sigma: Tensor, latents: Tensor) -> Errors:
+    def errors_of(self, injected: Injected, predicted: Tensor, sigma: Tensor) -> Errors:
         """What the prediction got wrong (Eq. 4), against the reference that the recipe names."""
-        clean = latents if self.settings.reference == "clean" else None
+        clean = injected.latents if self.settings.reference == "clean" else None
         return residual_errors(injected.noisy_latents, predicted, injected.velocity, sigma, clean_latents=clean)
 
     def keep(self, errors: Errors, sigma: Tensor, flags: Flags, step: int, gather: Gather) -> None:
@@ -118,7 +126,7 @@ class Recycler:
             pair.noise_errors.load_state_dict(noise_errors)
 
     def _image_errors(self, bank: ErrorBank, levels: Tensor) -> Tensor:
-        """Errors (B, C, k, h, w) for the first k latent frames of the condition (Eq. 5, Unif_T).
+        """Errors (B, C, k, h, w) of the k latent frames that the condition begins with (Eq. 5, Unif_T).
 
         The sum of one to `image_draws` errors: what so many clips in a row add up to.
         """
@@ -128,7 +136,7 @@ class Recycler:
             more = counts > drawn
             if more.any():
                 total[more] += self._image_draw(bank, levels[more])
-        return self.as_condition(total)
+        return total
 
     def _image_draw(self, bank: ErrorBank, levels: Tensor) -> Tensor:
         match self.settings.image_from:

@@ -46,11 +46,15 @@ class Flags:
 
 @dataclass(frozen=True)
 class Injected:
-    """One training example after Eq. 3: the model sees `noisy_latents` and `condition`, and learns `velocity`."""
+    """One training example after Eq. 3: the model sees `noisy_latents` and `condition`, and learns `velocity`.
+
+    latents: the clean ones that the velocity aims at.
+    """
 
     noisy_latents: Tensor
     condition: Tensor
     velocity: Tensor
+    latents: Tensor
 
 
 def draw_flags(count: int, chances: Chances, generator: torch.Generator) -> Flags:
@@ -82,9 +86,8 @@ def inject(
     if image_errors is not None:
         condition = condition.clone()
         condition[:, MASK_CHANNELS:, : image_errors.shape[2]] += image_errors
-    return Injected(
-        add_noise(errored_latents, errored_noise, sigma), condition, to_velocity(latents, errored_noise)
-    )  # clean latents, errored noise
+    noisy_latents = add_noise(errored_latents, errored_noise, sigma)
+    return Injected(noisy_latents, condition, to_velocity(latents, errored_noise), latents)  # clean, errored noise
 
 
 def integrate_both_ways(noisy_latents: Tensor, velocity: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,16 +23,18 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from engine.backends.local import to_frames
 from engine.diffusion.flow import shift_sigma, to_latents, velocity_from_latents
 from engine.errors import TrainingError
-from engine.models.components import Components
+from engine.models.components import Components, PictureCodec
+from engine.pocket.clips import deviated
+from engine.pocket.codec import FieldCodec
+from engine.pocket.gates import chain_psnr, held_out_photos, report, score
+from engine.pocket.layout import code_of, tied, with_code
+from engine.pocket.pictures import PictureSource
+from engine.pocket.publish import publish_lora, publish_model
 from engine.training import models, samples
 from engine.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from engine.training.gates import chain_psnr, held_out_photos, report, score
 from engine.training.material import Material, TrainingBatch, VideoMaterial, WorldMaterial
-from engine.training.pictures import PictureSource
-from engine.training.publish import publish_lora, publish_model
 from engine.training.recipe import TrainingConfig, read_recipe
 from engine.training.recycler import Recycler
 from engine.training.recycling import Injected, inject, timestep_weight
@@ -126,14 +129,14 @@ def start(
         source = PictureSource(
             num_scenes=config.world.num_scenes, photo_share=config.world.photo_share, seed=config.seed
         )
-    loaded = models.load(config, source, accelerator.device)
+    loaded = models.load(config, accelerator.device)
     if config.videos:
         cache = yield from models.encode_videos(config, loaded, accelerator, journal.write)
         ranks = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
         models.move_encoders(loaded.components, torch.device("cpu"))  # what a step does not use leaves the GPU
         material: Material = VideoMaterial(config, cache, seed=config.seed, **ranks)
     else:
-        material = WorldMaterial(config, loaded.components.codec, source, seed)
+        material = WorldMaterial(config, source, seed)
     average = models.averaged(loaded) if config.ema else loaded.components
     optimizer = torch.optim.AdamW(
         [p for module in loaded.trained.values() for p in module.parameters() if p.requires_grad],
@@ -190,6 +193,10 @@ def _loss(state: TrainingState, config: TrainingConfig, accelerator: Accelerator
     components, latents = state.components, batch.latents
     sigma = draw_sigma(len(latents), config, state.noise).to(latents)
     noise = torch.randn(latents.shape, generator=state.noise).to(latents)
+    if isinstance(components.codec, FieldCodec):
+        if config.videos:  # footage has no seed: any code may have led to it
+            latents = with_code(latents, code_of(noise))
+        noise = tied(noise, code_of(latents))
     if state.recycler:
         injected, flags = state.recycler.inject(latents, noise, batch.condition, sigma)
     else:
@@ -197,16 +204,17 @@ def _loss(state: TrainingState, config: TrainingConfig, accelerator: Accelerator
     predicted = _predict(state, injected, sigma, batch)
     velocity = predicted
     if components.prediction == "sample":
-        velocity = velocity_from_latents(injected.noisy_latents, predicted, sigma)
         target = to_latents(injected.noisy_latents, injected.velocity, sigma)
-        weights = models.latent_weights(components.codec, latents.shape[2], config.last_frame_weight).to(latents)
+        weights = models.latent_weights(latents.shape[2], config.last_frame_weight).to(latents)
         loss = (weights * (predicted - target).square()).sum(1).mean()
+        read = torch.where(weights > 0, predicted, target)  # what nobody reads is no error to recycle
+        velocity = velocity_from_latents(injected.noisy_latents, read, sigma)
     else:
         error = (predicted - injected.velocity).square().flatten(1).mean(1)
         loss = (timestep_weight(sigma.flatten(), config.shift) * error).mean()
     if state.recycler:
         with torch.no_grad():
-            errors = state.recycler.errors_of(injected, velocity.detach(), sigma, latents)
+            errors = state.recycler.errors_of(injected, velocity.detach(), sigma)
             state.recycler.keep(errors, sigma, flags, state.step, accelerator.gather)
     return loss
 
@@ -245,7 +253,6 @@ def snapshot(state: TrainingState, accelerator: Accelerator) -> dict[str, Any]:
         "average": models.trainable(models.modules_of(state.average, state.trained))
         if state.average is not state.components
         else {},
-        "codec": state.components.codec.state_dict() if isinstance(state.components.codec, nn.Module) else {},
     }
     if sharded(accelerator):
         accelerator.save_state(str(checkpoint_path(Path(accelerator.project_dir)).with_suffix("")))
@@ -272,8 +279,6 @@ def restore(state: TrainingState, saved: dict[str, Any], accelerator: Accelerato
             state.optimizer.load_state_dict(saved["optimizer"])
         if saved["average"]:
             models.load_trainable(models.modules_of(state.average, state.trained), saved["average"])
-        if saved["codec"]:
-            state.components.codec.load_state_dict(saved["codec"])
     except (RuntimeError, KeyError, ValueError) as err:
         raise TrainingError(
             "The checkpoint belongs to a model of another shape.",
@@ -294,14 +299,14 @@ def sharded(accelerator: Accelerator) -> bool:
 def _recycler(config: TrainingConfig, accelerator: Accelerator, components: Components, seed: int) -> Recycler | None:
     if config.recycling is None:
         return None
-    as_condition = getattr(components.codec, "as_condition", None)
+    is_field = isinstance(components.codec, FieldCodec)
     return Recycler(
         config.recycling,
         shift=config.shift,
         seed=seed + 1,
         folder=config.output / f"banks-{accelerator.process_index}",
         num_ranks=accelerator.num_processes,
-        **({"as_condition": as_condition} if as_condition else {}),
+        deviate=partial(deviated, padding=config.row.padding) if is_field else None,
     )
 
 
@@ -340,8 +345,8 @@ def _evaluate(
         return
     with models.evaluating(state.average.transformer):
         if config.new_model:
-            measured = report(state.average, size=config.evaluate_size, num_toys=0, linear=False)
-            figures = {name: round(at.generated, 2) for name, at in measured.photos.items()}
+            measured = report(state.average, size=config.evaluate_size)
+            figures = {name: round(at.generated, 2) for name, at in measured.moves.items()}
             reached, extra = score(measured), {"passed": measured.passed, "figures": figures}
         elif config.world:
             values = chain_psnr(state.average, config.row, size=config.evaluate_size, num_clips=config.evaluate_clips)
@@ -369,8 +374,9 @@ def _sample(state: TrainingState, config: TrainingConfig) -> Path:
     num_clips = max(config.samples.clips, config.samples.long_clips if last else 0)
     latents, prompts = state.material.story(num_clips)
     models.move_encoders(state.components, state.components.device)
-    if latents is None:
-        anchor = to_frames(held_out_photos(config.evaluate_size)[:1, :, None], "round")[0]
+    if latents is None or isinstance(state.components.codec, PictureCodec):  # whose latents hold no picture
+        size = config.videos.size if config.videos else config.evaluate_size
+        anchor = held_out_photos(size)[0]
     else:
         anchor = samples.first_frame(state.components, latents)
     clips = samples.make_film(state.average, config, anchor, prompts)

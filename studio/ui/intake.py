@@ -14,7 +14,7 @@ from engine.config import Preset
 from engine.domain import MAX_SEED, Resolution
 from engine.story.vocabulary import vocabulary_of
 from engine.variants import Variant
-from studio import dial
+from studio import dial, moves
 from studio.machine import offered_sizes
 from studio.ui.parts import static
 
@@ -168,7 +168,6 @@ def setup(
     pictures: dict[str, object],
 ) -> dict[str, Any]:
     """What the page must know before there is a project, as plain data."""
-    vocabulary = vocabulary_of(preset)
     return {
         "machine": machine,
         "model": preset.title,
@@ -188,10 +187,7 @@ def setup(
             }
             for name, steps in dial.levels(preset).items()
         ],
-        "vocabulary": [
-            {"name": a.name, "kind": a.kind, "phrases": list(a.phrases), "keywords": list(a.keywords)}
-            for a in (vocabulary.actions if vocabulary else ())
-        ],
+        "vocabulary": moves.offered(vocabulary_of(preset)),
         "examples": examples,
         "story": story,
         "pictures": pictures,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = (
     "page.js",
+    "remake.js",
     "player.js",
     "quality.js",
     "story.js",

@@ -28,6 +28,7 @@
     theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
     download: "M12 4.5v10M7.5 10.5 12 15l4.5-4.5M5 19h14", link: "M10 14a4 4 0 0 0 5.7 0l3-3a4 4 0 0 0-5.7-5.7l-1 1M14 10a4 4 0 0 0-5.7 0l-3 3A4 4 0 0 0 11 18.7l1-1",
     keys: "M4 7.5h16v9H4zM7.5 10.5h.01M11 10.5h.01M14.5 10.5h.01M8 13.8h8",
+    both: "M4 6.5h7v11H4zM13.5 6.5h6.5v11h-6.5z",
     note: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16zM12 11v5M12 8h.01",
   };
   const FILLED = new Set(["play", "pause", "stop"]);
@@ -154,6 +155,8 @@
     poll();
   };
 
+  svi.open = open;
+
   svi.leave = () => {
     const url = new URL(location.href);
     url.searchParams.delete("project");
@@ -179,6 +182,17 @@
   svi.signed = (url) => {
     const sign = new URLSearchParams(location.search).get("__sign");
     return url && sign ? `${url}${url.includes("?") ? "&" : "?"}__sign=${encodeURIComponent(sign)}` : url;
+  };
+  svi.get = async (path) => {
+    const reply = await request(path);
+    if (!reply.ok) throw new Error(`${path} answered ${reply.status}`);
+    return reply.json();
+  };
+  // The state of another film, opened with its own token.
+  svi.stateOf = async (id, token) => {
+    const reply = await fetch(svi.signed(`${ROOT()}${id}/state`), { cache: "no-store", headers: { "X-Studio-Token": token } });
+    if (!reply.ok) throw new Error(`state answered ${reply.status}`);
+    return reply.json();
   };
   svi.media = (url) => fetch(svi.signed(url), { headers: svi.token ? { "X-Studio-Token": svi.token } : {} });
 
@@ -501,7 +515,7 @@
       const stop = state?.stop;
       show(at.stop, !!stop?.enabled && !state.view_only);
       text(at.stopLabel, stop?.label || "Stop");
-      show(at.extend, !!state && state.clips.length > 0 && !state.view_only && !state.story.drafting);
+      show(at.extend, !!state && state.clips.length > 0 && !state.view_only && !state.story.drafting && !state.outgrown);
       text(at.extendLabel, primary.action === "extend" ? "More clips" : "Extend");
       text(at.message, state?.error ? "" : state?.message || (svi.id ? "" : svi.setup.machine?.welcome || ""));
       document.body.dataset.phase = state?.phase ?? (svi.missing ? "missing" : svi.id ? "opening" : "empty");
@@ -533,6 +547,7 @@
     drawCredit(state?.project.credit);
     show(at.newFilm, !!svi.id);
     show(at.share, !!state && !state.view_only);
+    show(at.remake, !!state?.clips.length && !state.view_only);
     show(at.exportButton, !!state && !state.view_only);
     const ready = !!state?.film?.segments?.length;
     at.exportButton.setAttribute("aria-disabled", String(!ready));
@@ -641,6 +656,7 @@
     if (primary.action === "draft") return draft();
     if (primary.action === "extend") return svi.extend(1);
     if (primary.action === "copy") return copy();
+    if (primary.action === "remake") return svi.makeCopy(svi.state.project.preset);
     await during(DOING[primary.action] ?? primary.label, () => svi.act(primary.action));
   };
 
@@ -874,29 +890,12 @@
 
   // ---- chips: the moves the embedded model knows -------------------------------------------------------------------
 
-  svi.vocabulary = () => (svi.state?.vocabulary?.length ? svi.state.vocabulary : svi.setup.vocabulary) ?? [];
+  const KINDS = [["stay", "Rest"], ["camera", "Camera"], ["light", "Light"], ["living", "Living"]];
 
-  const COMMON = new Set("the a an and of on in over to is it at with from around little its this that comes into as by again".split(" "));
-  const wordsOf = (action) => action.keywords ?? svi.setup.vocabulary?.find((row) => row.name === action.name)?.keywords ??
-    [action.name, ...action.phrases.flatMap((phrase) => phrase.toLowerCase().replace("{subject}", " ").match(/[a-z]+/g) ?? [])].filter((word) => !COMMON.has(word));
-
-  // The move that a prompt asks for, or null: the same rule as the drafter's, so that the hint is honest.
-  svi.moveIn = (prompt) => {
-    const actions = svi.vocabulary();
-    if (!actions.length) return undefined;
-    const words = new Set(prompt.toLowerCase().match(/[a-z]+/g) ?? []);
-    return actions.find((action) => wordsOf(action).some((word) => words.has(word))) ?? null;
-  };
-
-  svi.chip = (action) => {
-    const phrase = (action.phrases[0] ?? action.name).replace("{subject}", svi.subject());
-    return phrase[0].toUpperCase() + phrase.slice(1);
-  };
-  svi.subject = () => {
-    const named = (svi.form.keywords ?? "").split(/[,;\n]/).map((word) => word.trim()).find((word) => word && !svi.moveIn(word));
-    if (!named) return "the scene";
-    return /^(a|an|the|my|our)\b/i.test(named) ? named : `the ${named.split(/\s+/).slice(0, 8).join(" ")}`;
-  };
+  // The moves by kind, each a chip that `made` builds.
+  svi.chips = (moves, made) => KINDS.map(([kind, title]) => [title, moves.filter((move) => move.kind === kind)])
+    .filter(([, own]) => own.length)
+    .map(([title, own]) => el("div.chips", { role: "group", "aria-label": title }, el("span.dim", {}, title), ...own.map(made)));
 
   svi.addKeyword = (word) => {
     const field = document.querySelector("#keywords textarea, #keywords input");
@@ -914,7 +913,7 @@
   const mounts = {
     top(element) {
       const at = svi.elements, find = (name) => element.querySelector(`[data-at=${name}]`);
-      for (const name of ["title", "titleField", "saved", "work", "newFilm", "share", "download", "credit", "banner", "announcer", "toast", "toastText"]) at[name] = find(name);
+      for (const name of ["title", "titleField", "saved", "work", "newFilm", "share", "remake", "download", "credit", "banner", "announcer", "toast", "toastText"]) at[name] = find(name);
       at.exportButton = element.querySelector("#export");
       at.exportLabel = find("exportLabel");
       find("undo").addEventListener("click", () => { show(at.toast, false); svi.act("undo", { id: undoId }); });
@@ -925,6 +924,7 @@
       at.newFilm.addEventListener("click", svi.leave);
       at.share.prepend(icon("link"));
       at.share.addEventListener("click", share);
+      at.remake.addEventListener("click", svi.renderWith);
       at.download.prepend(icon("download"));
       at.exportButton.addEventListener("click", () => {
         if (at.exportButton.getAttribute("aria-disabled") === "true") return svi.say("There is no finished clip yet.");
@@ -993,9 +993,9 @@
     const at = svi.elements, moves = svi.setup.vocabulary ?? [];
     if (!at.moves) return;
     show(at.moves, moves.length > 0);
-    at.moveList.replaceChildren(...moves.map((action) => el("button.chip", {
-      type: "button", "aria-label": `Add “${action.name}” to the keywords`, onclick: () => svi.addKeyword(action.name),
-    }, action.name)));
+    at.moveList.replaceChildren(...svi.chips(moves, ({ title }) => el("button.chip", {
+      type: "button", "aria-label": `Add “${title}” to the keywords`, onclick: () => svi.addKeyword(title),
+    }, title)));
   };
 
   svi.drawMoves = drawMoves;

@@ -29,6 +29,7 @@
       this.at.play.append(icon("play"));
       this.at.mute.append(icon("muted"));
       this.at.full.append(icon("full"));
+      this.beside = new svi.Beside(this, root);
       this.listen();
       this.recent(svi.recent());
     }
@@ -58,6 +59,7 @@
       if (has > had) this.grown(before, had, has);
       this.enable();
       this.note();
+      this.beside.update(state);
     }
 
     // A segment that was handed out may only be followed, never replaced, within one generation.
@@ -335,7 +337,7 @@
           event.stopPropagation();
         }
       });
-      for (const name of ["play", "playing", "pause", "ended", "waiting"]) video.addEventListener(name, () => { this.drawPlay(); this.note(); });
+      for (const name of ["play", "playing", "pause", "ended", "waiting"]) video.addEventListener(name, () => { this.drawPlay(); this.note(); this.beside.follow(); });
       video.addEventListener("playing", () => { this.restarts = 0; });
       video.addEventListener("seeking", () => this.pump());
       for (const name of ["seeked", "loadeddata", "playing"]) video.addEventListener(name, () => { if (video.readyState >= 2) show(at.still, false); });
@@ -451,6 +453,7 @@
         this.sayValue();
         if (this.failures.size) this.note();
       } else if (!this.video.paused) { /* screen readers hear the clip, not every frame */ } else this.sayValue();
+      this.beside.follow();
     }
 
     sayValue() {

@@ -5,7 +5,7 @@
 
   const { svi } = window;
   const { el, icon, text, show } = svi;
-  const MAX_PROMPT = 1000, MAX_NEGATIVE = 2000;
+  const MAX_PROMPT = 1000, MAX_NEGATIVE = 2000, MAX_SHOWN = 16;  // characters, characters, words
   const STATUS = {
     draft: "Planned", queued: "Waiting", running: "Rendering", done: "Done", stale: "Out of date", failed: "Failed", canceled: "Stopped",
   };
@@ -79,7 +79,7 @@
       const { drafting } = state.story;
       show(this.empty, clips.length === 0 && !drafting);
       if (state.view_only) text(this.empty, "This film has no clips yet.");
-      show(this.end, clips.length > 0 && !state.view_only && !drafting);
+      show(this.end, clips.length > 0 && !state.view_only && !drafting && !state.outgrown);
       text(this.count, clips.length ? `${clips.length} clip${clips.length === 1 ? "" : "s"}, ${svi.clock(state.film.planned_s)}` : "");
       this.drawMoves(state);
       this.drawDrift(state);
@@ -144,7 +144,7 @@
         })),
         part("notice", el("p.notice", { hidden: true })),
         part("counter", el("p.counter", { hidden: true })),
-        part("hint", el("p.hint", { hidden: true })),
+        part("hint", el("p.hint", { hidden: true }, part("hintMoves", el("b", {})), part("hintHeard", el("span", {})), part("hintIgnored", el("span", {})))),
         part("remarks", el("ul.remarks", { hidden: true })),
         part("problem", el("div.card-problem", { hidden: true }, part("problemText", el("span", {})),
           part("retry", el("button.plain.small", { type: "button", tabIndex: -1, onclick: () => svi.act("retry") }, "Retry")),
@@ -207,7 +207,8 @@
       card.prompt.readOnly = locked;
       card.prompt.setAttribute("aria-label", `Prompt of clip ${clip.number}`);
       this.told(card, clip, locked);
-      if (document.activeElement !== card.prompt) { this.hint(card); this.counts(card); }
+      if (document.activeElement !== card.prompt) this.counts(card);
+      this.hint(card);
 
       if (document.activeElement !== card.seed && !svi.waiting("set_seed", clip.id)) card.seed.value = String(clip.seed);
       card.seed.readOnly = locked;
@@ -230,7 +231,7 @@
       show(card.notice, !!clip.notice);
       show(card.badge, !!clip.badge);
       text(card.badgeText, clip.badge ? clip.badge[0].toUpperCase() + clip.badge.slice(1) : "");
-      show(card.renew, clip.status === "stale" && !locked);
+      show(card.renew, clip.status === "stale" && !locked && !state.outgrown);
       const refusal = svi.parked(clip.id)?.parked, problem = refusal ?? clip.error;
       show(card.problem, !!problem);
       if (problem) text(card.problemText, [problem.message, problem.hint, problem.id && `Error ${problem.id}`].filter(Boolean).join(" "));
@@ -248,8 +249,7 @@
       card.caption.lang = clip.caption_language || svi.state.story.telling.language;
       show(card.caption, !!clip.caption);
       if (clip.caption) card.prompt.lang = "en"; else card.prompt.removeAttribute("lang");
-      const moves = svi.vocabulary().map((move) => move.name).join(", ");
-      const remarks = clip.remarks.filter((words) => !moves || !words.includes(moves));  // the hint says that already
+      const { remarks } = clip;
       const key = remarks.join("\n");
       if (key !== card.remarks.dataset.key) {
         card.remarks.dataset.key = key;
@@ -377,13 +377,17 @@
       still.src = url;
     }
 
-    // Honest about what the embedded model can do with this prompt.
+    // What the embedded model makes of the prompt as it was saved: the server says it, and nothing while one types.
     hint(card) {
-      const move = svi.moveIn(card.prompt.value);
-      const words = move === null && card.prompt.value.trim()
-        ? "No move the embedded model knows is in this prompt: the picture will hardly change. Pick one from the list above." : "";
-      text(card.hint, words);
-      show(card.hint, !!words);
+      const { asked, prompt } = card.shown;
+      const told = !!asked && card.prompt.value.replace(/\s+/g, " ").trim() === prompt;
+      show(card.hint, told);
+      if (!told) return;
+      const quoted = (words) => `“${words.slice(0, MAX_SHOWN).join(" ")}${words.length > MAX_SHOWN ? " …" : ""}”`;
+      text(card.hintMoves, asked.moves.join(", "));
+      text(card.hintHeard, asked.moves.length ? ` from ${quoted(asked.heard)}.`
+        : "No move the embedded model knows is in this prompt: the picture will hardly change. Pick one from the list above.");
+      text(card.hintIgnored, asked.ignored.length ? ` Ignored: ${quoted(asked.ignored)}.` : "");
     }
 
     counts(card) {
@@ -396,24 +400,23 @@
       const moves = state.vocabulary ?? [];
       const shown = moves.length > 0 && state.clips.length > 0 && !state.view_only;
       show(this.moves.parentElement, shown);
-      const key = moves.map((action) => action.name).join("|");
+      const key = moves.map((move) => move.sentence).join("|");
       if (!shown || this.movesKey === key) return;
       this.movesKey = key;
-      this.moves.replaceChildren(...moves.map((action) => el("button.chip", {
-        type: "button", "aria-label": `Use “${action.name}” in the selected clip’s prompt`,
-        onmousedown: (event) => event.preventDefault(), onclick: () => this.usePhrase(action),
-      }, action.name)));
+      this.moves.replaceChildren(...svi.chips(moves, (move) => el("button.chip", {
+        type: "button", "aria-label": `Use “${move.title}” in the selected clip’s prompt`,
+        onmousedown: (event) => event.preventDefault(), onclick: () => this.usePhrase(move),
+      }, move.title)));
     }
 
-    usePhrase(action) {
+    usePhrase({ sentence }) {
       const card = this.cards.get(this.active);
       if (!card || card.prompt.readOnly) { svi.say("Choose a clip that can be edited first."); return; }
       card.prompt.focus();
       card.prompt.select();
-      const phrase = svi.chip(action);
       // insertText keeps the browser's own undo; the fallback does not.
-      if (!document.execCommand("insertText", false, phrase)) { card.prompt.value = phrase; this.typed(card); }
-      svi.say(`Clip ${card.shown.number}: ${phrase}`);
+      if (!document.execCommand("insertText", false, sentence)) { card.prompt.value = sentence; this.typed(card); }
+      svi.say(`Clip ${card.shown.number}: ${sentence}`);
     }
 
     // ---- editing ---------------------------------------------------------------------------------------------------
@@ -491,7 +494,8 @@
     }
 
     async regenerate(card) {
-      const clip = card.shown;
+      const clip = card.shown, { outgrown } = this.state;
+      if (outgrown) return svi.complain({ message: outgrown, hint: "Make a copy at the new size; this one plays and exports as it is." });
       const after = this.dial.after(clip.index), later = after.length;
       const scopes = this.dial.scopes(
         { title: "This clip and everything after", note: `${later + 1} clip${later ? "s" : ""}${this.dial.time(this.dial.seconds([clip, ...after]))}` },
@@ -558,7 +562,7 @@
       const items = [];
       if (!view_only) {
         items.push(
-          { label: "Regenerate…", off: clip.takes.length ? locked : "not rendered yet", run: () => this.regenerate(card) },
+          { label: "Regenerate…", off: clip.takes.length ? locked || this.state.outgrown : "not rendered yet", run: () => this.regenerate(card) },
           ...this.dial.item(clip, locked),
           { label: "Redraft from here…", off: locked || this.story.writes(), run: () => this.redraft(card) }, "line",
           { label: "Insert a clip after", run: () => this.insert(clip.id) },

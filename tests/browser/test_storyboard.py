@@ -156,6 +156,19 @@ def test_a_prompt_without_a_known_move_gets_a_hint_and_a_chip_mends_it(screen, p
     screen.draft(photo, clips=1)
     screen.write(0, "A dragon lands on the roof")
     expect(screen.card(0).locator(".hint")).to_contain_text("No move the embedded model knows")
-    screen.page.locator("#storyboard").get_by_role("button", name=re.compile("fog")).click()
-    expect(screen.prompt(0)).to_have_value("Fog rolls in over the old harbour".replace("the old", "an old"))
-    expect(screen.card(0).locator(".hint")).to_be_hidden()
+    expect(screen.card(0).locator(".hint")).to_contain_text("Ignored: “lands roof”")
+    screen.page.get_by_role("group", name="Light").get_by_role("button", name=re.compile("fog")).last.click()
+    expect(screen.prompt(0)).to_have_value("Fog rolls in over an old harbour.")
+    expect(screen.card(0).locator(".hint")).to_have_text("fog from “fog”. Ignored: “old”.")
+
+
+def test_a_card_says_which_words_the_embedded_model_goes_by(screen, photo):
+    screen.draft(photo, clips=1)
+    for prompt, moves, ignored in (
+        ("Night falls over the still harbour", "night", ""),
+        ("Snow covers the ${alert(1)} <b>roof</b>, no fog", "winter", "alert roof"),
+        ("Nothing changes", "stay", ""),
+    ):
+        screen.write(0, prompt)
+        expect(screen.card(0).locator(".hint b")).to_have_text(moves)
+        expect(screen.card(0).locator(".hint span").last).to_have_text(f" Ignored: “{ignored}”." if ignored else "")

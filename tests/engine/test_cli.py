@@ -1,6 +1,7 @@
 """The command line: exit codes, one line on stderr, events as JSON. The model is a scripted one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from engine.domain import Beat
 from engine.errors import BackendUnavailable
 from engine.project.store import Store
 from engine.story.choose import Choice
+from tests.conftest import OLD_PROJECT, PRESET
 from tests.fakes import ScriptedBackend
 
 
@@ -31,7 +33,7 @@ def run(tmp_path, preset, monkeypatch, capsys):
 
     def command(*arguments):
         words = [str(a) for a in arguments]
-        if words[0] not in ("doctor", "train"):
+        if words[0] not in ("doctor", "train") and "--preset" not in words:
             words += ["--preset", preset_file]
         try:
             code = cli.main(words)
@@ -237,6 +239,8 @@ def test_generate_reads_every_format_and_keeps_what_it_holds(run, tmp_path, pict
         ["extend", "--project", "missing"],
         ["regenerate", "--project", "missing", "--clip", "1"],
         ["export", "--project", "missing", "--out", "f.mp4"],
+        ["remake", "--project", "missing", "--out", "copy"],
+        ["remake", "--project", "missing"],
         ["draft", "--image", "PICTURE", "--clips", "3", "--keywords", "k" * 10_000],
         ["bogus"],
         ["batch", "missing.yaml"],
@@ -249,6 +253,72 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, picture, tmp_path,
     code, _, err = run(*[picture if a == "PICTURE" else a for a in arguments])
     assert code == 2
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
+
+
+def test_remake_copies_a_film_and_says_how_to_make_it(run, tmp_path, picture):
+    large = PRESET.replace("[[64, 48], [48, 64], [64, 64]]", "[[160, 112]]")
+    (tmp_path / "large.yaml").write_text(large)
+    film, copy = tmp_path / "film", tmp_path / "copy"
+    run("generate", "--image", picture, "--prompt", "night", "--clips", 2, "--seed", 5, "--project", film)
+    asked = ("remake", "--project", film, "--preset", tmp_path / "large.yaml", "--out", copy)
+    code, out, err = run(*asked)
+    assert (code, err, len(out)) == (0, "", 1) and "2 clips, 160×112" in out[0]
+    command = out[0].split("python -m engine ")[1].split()
+    code, out, _ = run(*command, "--json")
+    assert code == 0 and [e["seed"] for e in events(out) if e["event"] == "clip_started"] == [5, 47]
+    code, _, err = run(*asked)
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "already holds a project" in err
+
+
+def test_remake_renders_at_once_when_asked(run, tmp_path, picture):
+    run("generate", "--image", picture, "--prompt", "night", "--project", tmp_path / "film")
+    code, out, _ = run("remake", "--project", tmp_path / "film", "--out", tmp_path / "copy", "--render", "--json")
+    assert code == 0 and events(out)[0]["event"] == "film_remade"
+    assert events(out)[-1] == {"event": "job_done", "clips": 1}
+
+
+@pytest.fixture
+def old(tmp_path, pocket_now):
+    """A film of two clips at 288×192, made with a preset that makes 64×48 by now."""
+    shutil.copytree(OLD_PROJECT, tmp_path / "old")
+    return tmp_path / "old"
+
+
+@pytest.fixture
+def pocket_now(tmp_path, preset):
+    (tmp_path / "pocket.yaml").write_text(PRESET)
+    return tmp_path / "pocket.yaml"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extend"],
+        ["extend", "--prompt", "rain"],
+        ["generate", "--clips", "5"],
+        ["regenerate", "--clip", "1"],
+        ["finalize"],
+    ],
+    ids=" ".join,
+)
+def test_a_film_of_another_size_is_not_gone_on_with_but_a_copy_is_offered(run, old, pocket_now, arguments):
+    files = {path: path.read_bytes() for path in old.rglob("*") if path.is_file() and path.name[0] != "."}
+    command, *rest = arguments
+    code, _, err = run(command, "--project", old, *rest, "--preset", pocket_now)
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "288×192" in err and not run.opened
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file() and path.name[0] != "."} == files
+    offered = err.split("python -m engine ")[1].split()
+    offered[offered.index("--preset") + 1] = str(pocket_now)
+    assert run(*offered)[0] == 0
+    copy = Store.open(old.with_name("old-new")).load()
+    assert str(copy.resolution) == "64×48" and len(copy.clips) == 2
+
+
+def test_a_film_of_another_size_is_exported_as_it_is(run, old, pocket_now, tmp_path):
+    code, out, _ = run("export", "--project", old, "--out", tmp_path / "f.mp4", "--preset", pocket_now)
+    assert (code, out) == (0, [f"Film: {tmp_path / 'f.mp4'} (45 frames, 3.8 s)"])
+    code, out, _ = run("generate", "--project", old, "--preset", pocket_now)
+    assert code == 0 and out[-1] == "Done: 2 clips." and not run.opened
 
 
 def test_another_prompt_for_a_finished_clip_is_refused(run, tmp_path, picture):

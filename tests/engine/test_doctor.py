@@ -61,7 +61,7 @@ def test_the_doctor_says_what_is_missing_where_nothing_fits(tmp_path):
 def test_the_doctor_says_who_would_write_storylines_and_why(tmp_path, monkeypatch):
     machine = tiers.Machine("this CPU", "cpu", free_ram=64 << 30)
     lines = [line for line in doctor.lines(doctor.examine(tmp_path, machine)) if line.startswith("storylines for")]
-    assert lines[0].startswith("storylines for pocket: Templates. The embedded model knows")
+    assert lines[0].startswith("storylines for pocket, pocket-24, pocket-frames: Templates. The embedded model knows")
     assert "python -m engine weights download qwen2.5-vl-3b" in lines[1] and len(lines) == 2
     monkeypatch.setenv("SVI_ENDPOINT_URL", "http://169.254.169.254/v1")
     lines = doctor.lines(doctor.examine(tmp_path, machine))

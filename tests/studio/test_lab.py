@@ -24,15 +24,18 @@ from tests.studio.conftest import OWNER, client_of
 STRANGER = "owner-of-somebody-else"
 
 
-def make_video(path: Path, *, frames: int = 28, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
-    """A moving gradient, 12 frames a second."""
+def make_video(
+    path: Path, *, frames: int = 28, size: tuple[int, int] = (64, 48), seed: int = 0, speed: float = 1.0
+) -> Path:
+    """A camera that moves over a gradient, 12 frames a second."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=12)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(frames):
-            planes = [(3 * x + 4 * index + 40 * seed) % 256, (4 * y + 2 * index) % 256, np.full_like(x, 60 + 40 * seed)]
+            way = speed * index
+            planes = [(3 * x + 4 * way + 40 * seed) % 256, (4 * y + 2 * way) % 256, np.full(x.shape, 60 + 40 * seed)]
             frame = av.VideoFrame.from_ndarray(np.stack(planes, -1).astype(np.uint8))
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -198,8 +201,8 @@ def test_upright_videos_train_upright_and_a_large_model_uses_the_shipped_recipe(
     run = lab._load(ready)
     tall = run.model_copy(update={"videos": (run.videos[0].model_copy(update={"width": 400, "height": 720}),)})
     pocket = load_preset("pocket")
-    assert recipe(run, tmp_path, pocket, "pocket")["videos"]["size"] == [96, 144]
-    assert recipe(tall, tmp_path, pocket, "pocket")["videos"]["size"] == [144, 96]
+    assert recipe(run, tmp_path, pocket, "pocket")["videos"]["size"] == [240, 416]
+    assert recipe(tall, tmp_path, pocket, "pocket")["videos"]["size"] == [416, 240]
     wan = load_preset("assets/presets/models/wan21-i2v-480p.yaml")
     large = recipe(run, tmp_path, wan, "assets/presets/models/wan21-i2v-480p.yaml")
     assert large["lora"]["rank"] == 128 and large["recycling"]["bank"]["fit"] and large["videos"]["size"] == [480, 832]
@@ -322,6 +325,15 @@ def test_a_torn_line_and_a_repeated_step_do_not_spoil_the_curve(tmp_path):
     assert journal.read().curve() == {"steps": [1, 2, 3, 4], "loss": [1, 2, 3, 0.5], "fill": [None] * 4}
 
 
+def test_all_that_was_said_of_the_videos_is_kept_once(tmp_path):
+    path = tmp_path / "log.jsonl"
+    first = {"skipped": [{"name": "a.mp4", "reason": "is too short"}], "noted": []}
+    last = {"skipped": [], "noted": [{"name": "b.mp4", "reason": "is followed only in part"}]}
+    records = [{"kind": "latents", "done": 0, "of": 1} | told for told in (first, last, first)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert list(Journal(path).read().notes) == ["a.mp4 is too short", "b.mp4 is followed only in part"]
+
+
 def test_a_killed_run_that_goes_back_to_its_checkpoint_shows_where_it_is(tmp_path):
     path = tmp_path / "log.jsonl"
     records = [{"kind": "step", "step": step, "loss": step / 10, "clips_per_s": 4.0} for step in (1, 2, 3, 4, 2)]
@@ -440,12 +452,13 @@ def test_unmeasured_drift_is_said_and_measured_drift_is_handed_on(quiet, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_worker_checks_trains_pauses_and_goes_on(tmp_path, footage):
+def test_the_worker_checks_trains_pauses_and_goes_on(tmp_path):
     import studio as studio_package
     from engine.config import Config
 
     studio = studio_package.open_studio(Config(data_dir=tmp_path / "data", reserve_bytes=0))
     lab = studio.actions.lab
+    footage = make_video(tmp_path / "pier.mp4", frames=70, speed=0.2)  # more than the five seconds of a clip
 
     def until(wanted, timeout_s: float = 240) -> dict:
         deadline = time.monotonic() + timeout_s

@@ -83,11 +83,6 @@ def test_a_lost_background_may_be_what_was_asked_for(project, wan):
     assert "Unless you asked for a new view, try" in meter.card(project, wan, LOST)["hint"]
 
 
-def test_the_embedded_models_grain_is_not_blamed_on_its_seed(project, preset):
-    hint = meter.card(project, preset, GRAINY)["hint"]
-    assert "every light move" in hint and "seed" not in hint
-
-
 def test_the_film_says_where_drift_begins(project, store, preset):
     found = meter.film(project, preset, planned(store, preset, STEADY, GRAINY, WORSE), view_only=False)
     assert found["text"].startswith("2 of 3 clips drift; the first is clip 2: grain or a fine grid is building up.")

@@ -16,9 +16,9 @@ from engine.backends.local import LocalBackend, is_out_of_memory, set_threads, t
 from engine.config import VariantPreset
 from engine.errors import GenerationError, OutOfMemory, WeightsMismatch
 from engine.events import TakeCommitted
-from engine.models import pocket
 from engine.models.lora import MODULES_PER_BLOCK
 from engine.models.untrained import WanSize, build
+from engine.pocket import model
 
 
 @pytest.fixture
@@ -101,26 +101,20 @@ def test_a_whole_clip_equals_the_slow_reference(backend, tiny_preset, clip_reque
 
 @torch.no_grad()
 def slow_pocket(request, preset) -> np.ndarray:
-    """One clip of a model that predicts clean latents, written straight down."""
-    parts = pocket.load_components(preset.path(preset.model))
-    video = torch.zeros(1, 3, request.num_frames, request.resolution.height, request.resolution.width)
-    frames = [*request.condition_frames, *[request.anchor] * (request.num_frames - len(request.condition_frames))]
-    given = request.num_frames if request.variant == "shot" else len(request.condition_frames)
-    for index, frame in enumerate(frames[:given]):
-        video[0, :, index] = torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1) * (2 / 255) - 1
-    latents = parts.codec.encode(video)
+    """One clip of a model that predicts clean latents, sampled and drawn straight down."""
+    parts = model.load_components(preset.path(preset.model))
+    latents = parts.codec.condition(request, "anchor" if request.variant == "shot" else "zeros")
     mask = torch.zeros(1, 4, *latents.shape[2:])
     mask[:, :, 0] = 1
     text = parts.encode_text([request.prompt])
     steps = request.num_inference_steps
     sigmas = [preset.shift * s / (1 + (preset.shift - 1) * s) for s in (1 - i / steps for i in range(steps))] + [0.0]
-    x = torch.randn(latents.shape, generator=torch.Generator().manual_seed(request.seed))
+    x = parts.codec.tied(torch.randn(latents.shape, generator=torch.Generator().manual_seed(request.seed)))
     for sigma, next_sigma in pairwise(sigmas):
         model_input = torch.cat([x, mask, latents], dim=1)
         clean = parts.transformer(model_input, torch.tensor([1000 * sigma]), text).sample
         x = clean if next_sigma == 0 else next_sigma / sigma * x + (1 - next_sigma / sigma) * clean
-    decoded = parts.codec.decode(x)[0]
-    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    return parts.codec.draw(x, request).frames
 
 
 @pytest.mark.parametrize(("variant", "num_condition_frames"), [("shot", 1), ("film", 1), ("film", 5)])

@@ -4,16 +4,26 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
 from engine.domain import Clip, Inputs, Project, Resolution
-from engine.evaluation.chains import balanced_actions, make_chains, true_film
+from engine.evaluation.chains import (
+    SOLO,
+    ask,
+    balanced_moves,
+    in_view_all_along,
+    make_chains,
+    mixed_chains,
+    true_film,
+)
+from engine.pocket import pictures, world
+from engine.pocket.framing import stay_inside
+from engine.pocket.gates import psnr
+from engine.pocket.motion import Motion
 from engine.timeline import Timeline
-from engine.training import pictures
-from engine.training.metrics import psnr
-from engine.training.world import ACTIONS, FPS, NUM_FRAMES, clip_after, perform
 
-SIZE = Resolution(48, 32)
+SIZE = Resolution(96, 64)
+FRAMES = 13
+STATISTICS = world.Statistics(np.zeros(3), 0.4, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -23,44 +33,75 @@ def chains():
 
 def test_half_of_the_pictures_are_held_out_photographs_and_half_are_scenes(chains):
     held_out = {path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for _, path in pictures.HELD_OUT}
-    assert [chain.picture in held_out for chain in chains] == [True, False, True, False]
+    assert [chain.name in held_out for chain in chains] == [True, False, True, False]
     assert not held_out & {path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for _, path in pictures.PHOTOS}
-    assert len({chain.anchor.tobytes() for chain in make_chains(12, 0, 1, SIZE)}) == 12  # later photographs are crops
+    many = make_chains(2 * len(held_out) + 2, 0, 1, SIZE)
+    assert len({chain.anchor.tobytes() for chain in many}) == len(many)  # later photographs are parts
 
 
 def test_a_seed_changes_prompts_and_noise_and_keeps_the_pictures(chains):
     others = make_chains(4, 1, 4, SIZE)
     for chain, other in zip(chains, others, strict=True):
         assert np.array_equal(chain.anchor, other.anchor)
-        assert chain.prompts != other.prompts
+        assert chain.asked != other.asked
         assert chain.noise_seed(0) != other.noise_seed(0)
     again = make_chains(4, 0, 4, SIZE)
-    assert [chain.prompts for chain in again] == [chain.prompts for chain in chains]
+    assert [chain.asked for chain in again] == [chain.asked for chain in chains]
 
 
-def test_prompts_ask_for_their_moves(chains):
-    for chain in chains:
-        for action, prompt in zip(chain.actions, chain.prompts, strict=True):
-            assert any(phrase.partition("{subject}")[0] in prompt for phrase in action.phrases)
+def test_a_prompt_asks_for_a_little_of_the_camera_and_all_of_the_light():
+    asked = ask(("pan_left", "night"), random.Random(0))
+    assert asked.move.camera == (-world.LITTLE * world.PAN, 0, 0, 0) and asked.move.lights == (("night", 1.0),)
+    assert asked.prompt.startswith("The camera pans left a little while ")
+    assert ask((), random.Random(0)).move.is_still
 
 
 def test_the_first_and_the_last_clips_are_asked_for_the_same_moves():
-    actions = balanced_actions(50, random.Random(0))
-    fifths = [Counter(action.name for action in actions[start : start + 10]) for start in range(0, 50, 10)]
-    assert len(actions) == 50
-    assert all(fifth == fifths[0] for fifth in fifths) and len(fifths[0]) == len(ACTIONS)
+    moves = balanced_moves(50, random.Random(0))
+    fifths = [Counter(name for names in moves[start : start + 10] for name in names) for start in range(0, 50, 10)]
+    for fifth in fifths:
+        del fifth["stay"]  # a camera move that comes alone takes its place
+    assert len(moves) == 50
+    assert all(fifth == fifths[0] for fifth in fifths) and set(world.LIGHTS) <= set(fifths[0])
+    assert any(name in world.CAMERAS for name in fifths[0])
 
 
 @pytest.mark.parametrize("num_clips", [1, 3, 20, 44])
 def test_short_films_go_through_whole_rounds(num_clips):
-    actions = balanced_actions(num_clips, random.Random(0))
-    assert len(actions) == num_clips
-    assert max(Counter(action.name for action in actions[: len(ACTIONS)]).values()) == 1
+    moves = balanced_moves(num_clips, random.Random(0))
+    assert len(moves) == num_clips
+    assert max(Counter(moves[: len(SOLO)]).values()) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_true_camera_meets_the_edge_and_most_of_the_picture_stays_in_view(seed):
+    for chain in make_chains(8, seed, 50, SIZE):
+        state, states = chain.start, [chain.start]
+        for index, clip in enumerate(true_film(chain, FRAMES, 1)):
+            asked = world.perform(
+                chain.asked[index].move, chain.code(index, FRAMES), STATISTICS, world.progress(FRAMES), state.aspect
+            )
+            inside, _ = stay_inside(asked, state, chain.canvas.framing)
+            assert np.allclose(inside.camera, asked.camera)
+            state = clip.after
+            states.append(state)
+        seen = in_view_all_along(states, chain.size)
+        assert min(seen(state).mean() for state in states) >= 0.5
+
+
+def test_what_left_the_view_once_is_not_judged():
+    pan = Motion.still(1, 1.5)
+    pan.camera[0, 0] = 0.5  # a quarter of the frame
+    seen = in_view_all_along([Motion.still(1, 1.5), pan], SIZE)
+    there, back = seen(pan), seen(Motion.still(1, 1.5))
+    assert there[32, 40] and not there[32, 80]
+    assert back[32, 60] and not back[32, 10]
+    assert there.mean() == pytest.approx(0.75 * 0.98, abs=0.03)
 
 
 def test_noise_is_seeded_as_a_project_seeds_its_clips(chains):
     inputs = Inputs(image="a.png", image_sha256="0" * 64)
-    clips = tuple(Clip(prompt=prompt) for prompt in chains[0].prompts)
+    clips = tuple(Clip(prompt=asked.prompt) for asked in chains[0].asked)
     project = Project(
         preset="pocket",
         resolution=SIZE,
@@ -73,26 +114,27 @@ def test_noise_is_seeded_as_a_project_seeds_its_clips(chains):
     assert [chains[0].noise_seed(k) for k in range(4)] == [project.seed_of(k) for k in range(4)]
 
 
-def test_the_truth_of_a_chain_parts_from_what_its_last_move_makes_of_the_anchor():
-    (chain,) = make_chains(1, 0, 20, SIZE)
-    first, *_, last = true_film(chain, 1)
-    assert psnr(first.after[None], first.anchored[None]) > 90
-    assert psnr(last.after[None], last.anchored[None]) < 40
-
-
 @pytest.mark.parametrize("num_motion_frames", [1, 5])
 def test_true_clips_make_one_film_without_gap_or_repeat(chains, num_motion_frames):
-    clips = list(true_film(chains[0], num_motion_frames))
-    film = torch.cat([clip.frames for clip in clips])
-    assert len(film) == Timeline(NUM_FRAMES, num_motion_frames, FPS).total(len(clips))
+    clips = list(true_film(chains[0], FRAMES, num_motion_frames))
+    count = sum(len(clip.states) for clip in clips)
+    assert count == Timeline(FRAMES, num_motion_frames, 16).total(len(clips))
     for earlier, clip in pairwise(clips):
-        assert torch.allclose(earlier.after, clip.before, atol=1e-6)
-    for action, clip in zip(chains[0].actions, clips, strict=True):
-        assert torch.allclose(clip.after, perform(clip.before[None], action)[0], atol=1e-6)
+        assert np.array_equal(earlier.after.light, clip.before.light)
 
 
-def test_with_five_motion_frames_a_whole_clip_is_the_worlds(chains):
-    first, second, *_ = true_film(chains[0], 5)
-    whole = torch.cat([first.frames[-5:], second.frames])
-    expected = clip_after(first.before[None], second.before[None], second.after[None])[0].transpose(0, 1)
-    assert torch.allclose(whole, expected, atol=1e-6)
+def test_a_true_light_brings_its_own_mean(chains):
+    chain = chains[0]
+    for asked, clip in zip(chain.asked, true_film(chain, FRAMES, 1), strict=True):
+        for name, _ in asked.move.lights:
+            frame = chain.canvas.draw_one(clip.after)
+            assert world.Statistics.of(frame).mean[0] == pytest.approx(world.LIGHTS[name].luma, abs=0.06)
+
+
+def test_mixed_chains_ask_for_every_kind_of_move_on_every_photograph():
+    chains = mixed_chains(27, 0, SIZE)
+    assert len(chains) == len(pictures.HELD_OUT)
+    for chain in chains:
+        kinds = {(bool(a.move.camera != (0, 0, 0, 0) or a.move.free), bool(a.move.lights)) for a in chain.asked}
+        assert kinds == {(False, False), (True, False), (False, True), (True, True)}
+    assert psnr(chains[0].anchor, chains[1].anchor) < 30

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from engine.evaluation.curves import PANELS, Curve, draw_curves, save_strip, spread, write_sheet
@@ -27,11 +26,11 @@ def test_curves_with_gaps_and_empty_curves_are_drawn(tmp_path):
 
 
 def test_a_sheet_holds_the_strips_that_are_there(tmp_path):
-    for name, level in (("truth 0", -1.0), ("shot base 0", 1.0)):
-        save_strip([torch.full((3, 8, 12), level)] * 3, tmp_path / f"{name}.png")
+    for name, level in (("truth 0", 0), ("shot base 0", 255)):
+        save_strip([np.full((8, 12, 3), level, np.uint8)] * 3, tmp_path / f"{name}.png")
     write_sheet(tmp_path, ["shot base", "shot control"], 10, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.height == 26 + 2 * 16
+        assert sheet.height == 26 + 2 * 8
         assert sheet.getpixel((sheet.width - 1, 26)) == (0, 0, 0)
         assert sheet.getpixel((sheet.width - 1, sheet.height - 1)) == (255, 255, 255)
 

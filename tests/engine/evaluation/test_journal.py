@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from engine.config import load_preset
 from engine.domain import Resolution
 from engine.errors import ConfigError, ProjectLocked
-from engine.evaluation.arms import Settings, find_arms
+from engine.evaluation.arms import Arm
 from engine.evaluation.chains import make_chains
 from engine.evaluation.journal import Journal
+from engine.variants import SHOT
 
 DESCRIPTION = {"version": 1, "clips": 2}
 
@@ -20,8 +20,7 @@ def chains():
 
 @pytest.fixture(scope="module")
 def arm():
-    arms, _ = find_arms(load_preset("pocket"), Settings(2, 2, 1, Resolution(32, 32), 1))
-    return next(arm for arm in arms if arm.role == "base")
+    return Arm("shot base", "base", SHOT)
 
 
 def figures(value: float) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ import pytest
 
 from engine.evaluation import speed
 from engine.models.untrained import WanSize
+from tests.engine.models.tiny import write_untrained_pocket
 
 TINY = speed.Setting(side=32, num_frames=9, steps=2, clips=3, size=WanSize())
 
@@ -60,6 +61,14 @@ def test_a_chain_of_clips_is_measured_at_its_marks(tiny_preset):
     assert report["passed"]["memory is flat"]
     assert 0 <= report["outside_denoising"] <= 1
     assert report["first_preview_s"] > 0 and report["stop_s"] >= 0
+
+
+def test_a_composed_clip_costs_the_same_however_long_the_film(tmp_path):
+    preset = write_untrained_pocket(tmp_path).model_copy(update={"handover": "composed"})
+    report = speed.endure(preset, marks=(2, 4), threads=1)
+    assert report["passed"]["memory is flat"]
+    assert {"text", "condition", "denoise", "decode", "video and tails"} <= set(report["phases"])
+    assert report["megapixels_a_cpu_s"] > 0
 
 
 def test_the_table_says_when_there_is_no_ratio(tiny_preset):

@@ -1,12 +1,12 @@
 """The drift meter tells a picture that falls apart from one whose light changes, and costs next to nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from engine import film
@@ -14,12 +14,15 @@ from engine.config import load_preset
 from engine.domain import Resolution, Take
 from engine.events import TakeCommitted
 from engine.media import drift, image
-from engine.training import scenes, world
+from engine.pocket import scenes, world
+from engine.pocket.framing import Framing
+from engine.pocket.motion import Motion
+from engine.pocket.render import Canvas
 from tests.fakes import ScriptedBackend
 
 EXAMPLES = Path(__file__).parents[3] / "assets" / "examples"
 FPS = 12
-LIGHTS = [action.name for action in world.ACTIONS if action.light]
+LIGHTS = list(world.LIGHTS)
 PICTURES = ("lake", "lighthouse", "landscape")
 
 
@@ -35,20 +38,18 @@ def anchor(request) -> np.ndarray:
     return picture(request.param)
 
 
-def as_tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
-
-
-def as_pixels(pictures: torch.Tensor) -> np.ndarray:
-    """uint8 (…, H, W, 3) of (…, 3, H, W)."""
-    return pictures.movedim(-3, -1).add(1).mul(127.5).round().clamp(0, 255).numpy().astype(np.uint8)
+def perform(canvas: Canvas, move: world.Move) -> Motion:
+    """The states of the true clip of 25 frames of a move that starts where the canvas's film does."""
+    still = Motion.still(1, canvas.framing.aspect)
+    before = world.Statistics.of(canvas.draw_one(still))
+    return world.at_frames(world.perform(move, [0.0] * world.CODES, before, world.progress(25), still.aspect))
 
 
 def light_move(before: np.ndarray, name: str) -> np.ndarray:
     """The true clip (25, H, W, 3) of a move that starts at `before`."""
-    start = as_tensor(before)
-    clip = world.transition(start, world.perform(start, world.BY_NAME[name]))
-    return as_pixels(clip[0].movedim(1, 0))
+    height, width = before.shape[:2]
+    canvas = Canvas.of(before, Framing(0, 0, width, height, width, height, Resolution(width, height)))
+    return canvas.draw(perform(canvas, world.Move(lights=((name, 1.0),))))
 
 
 def still(pixels: np.ndarray) -> np.ndarray:
@@ -174,6 +175,35 @@ def test_what_moved_in_the_overlap_belongs_to_the_clip_before(anchor):
     frames = np.concatenate([pan(anchor, 20)[:5], np.repeat(pan(anchor, 20)[4:5], 20, axis=0)])
     assert drift.judge(read(frames, anchor, overlap=5)).movement == "none"
     assert drift.judge(read(frames, anchor, overlap=0)).movement == "things"
+
+
+# A camera that is known to move
+
+
+@pytest.fixture(params=["lake", "lighthouse"])
+def canvas(request) -> Canvas:
+    upload = image.load(EXAMPLES / f"{request.param}.jpg")
+    return Canvas.of(upload, Framing.of(upload.shape[1], upload.shape[0], Resolution(288, 192), margin=1.5))
+
+
+@pytest.mark.parametrize("name", ["pan_left", "tilt_up", "zoom_in", "zoom_out", "roll_right"])
+def test_a_move_of_the_camera_is_no_lost_background(canvas, name):
+    states = perform(canvas, world.Move(camera=world.CAMERAS[name], lights=(("night", 1.0),)))
+    frames, anchor = canvas.draw(states), canvas.draw_one(Motion.still(1, 1.5))
+    moved = canvas.draw_one(replace(Motion.still(1, 1.5), camera=states.camera[-1:]))
+    blind, reading = (drift.read(frames, anchor, overlap=0, fps=FPS, moved=known) for known in (None, moved))
+    assert drift.judge(reading).level == "steady" and reading.structure > 0.9
+    assert blind.structure < reading.structure - 0.2
+    assert drift.judge(reading).movement == "things"
+
+
+def test_what_is_lost_besides_the_move_is_still_seen(canvas):
+    states = perform(canvas, world.Move(camera=world.CAMERAS["pan_left"]))
+    moved = canvas.draw_one(states[-1:])
+    broken = moved.copy()
+    broken[:, 144:] = moved[::-1, :144]
+    reading = drift.read(still(broken), canvas.draw_one(states[:1]), overlap=0, fps=FPS, moved=moved)
+    assert "structure" in drift.judge(reading).causes
 
 
 # Any frames

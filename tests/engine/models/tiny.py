@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from engine.config import Preset, load_preset
-from engine.models import pocket, pocket_codec
 from engine.models.untrained import WanSize, build
+from engine.pocket import model
+from engine.pocket.codec import FieldCodec
 
 PRESET = """\
 title: Tiny Wan
@@ -70,19 +70,14 @@ def write_tiny_wan(folder: Path, *, takes_picture: bool = True, preset: str = PR
     return load_preset(str(file))
 
 
-def write_untrained_pocket(folder: Path) -> Preset:
-    """Save a pocket model as it is before training, with a codec fitted on random pictures."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(8, 3, 8, 8, generator=generator) * 2 - 1
-    pictures = functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(-1, 1)
-    frames = pictures[:, :, None] * torch.tensor([0.7, 0.9, 1.1, 1.3]).view(4, 1, 1)
-    codec = pocket_codec.fit(pictures, frames - frames.mean(2, keepdim=True), num_spatial=24, num_motion=8)
-    shape = pocket.PocketShape(num_layers=2)
+def write_untrained_pocket(folder: Path, *, preset: str = POCKET) -> Preset:
+    """Save a pocket model whose weights are random, so that its fields are too, and its preset."""
+    shape = model.PocketShape(num_layers=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text = pocket.build_text(["night", "falls", "a", "cat"], shape)
-        parts = pocket.PocketComponents(pocket.build_transformer(codec, shape), codec, text)
-    pocket.save_components(parts, folder / "model")
+        parts = model.PocketComponents(model.build_transformer(shape), FieldCodec(), model.build_text(shape))
+        torch.nn.init.normal_(parts.transformer.proj_out.weight, std=0.02)
+    model.save_components(parts, folder / "model")
     file = folder / "pocket.yaml"
-    file.write_text(POCKET)
+    file.write_text(preset)
     return load_preset(str(file))

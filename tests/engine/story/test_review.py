@@ -112,7 +112,7 @@ def test_the_pocket_is_judged_by_its_moves_and_its_tokens(picture):
     assert review(prompts, **about) == ()
     assert kinds([*prompts[:3], "The lake dances."], **about) == [(3, "move")]
     assert kinds([prompts[0], prompts[0]], **about) == [(1, "repeat")]
-    assert kinds([prompts[0] + " The lake is wide and quiet" * 4], **about) == [(0, "length")]
+    assert kinds([prompts[0] + " The camera moves slowly and gently" * 8], **about) == [(0, "length")]
 
 
 def test_several_prompts_in_a_shot_are_one_remark():

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from engine import faults
-from engine.config import load_preset
 from engine.diffusion import conditioning
 from engine.diffusion.conditioning import Counters, TextCache
 from engine.domain import Resolution
@@ -26,8 +26,13 @@ SIZE = (32, 32)
 
 
 @pytest.fixture(scope="session")
-def pocket():
-    return families.load(load_preset("pocket"))
+def wan(tiny_components):
+    return tiny_components
+
+
+@pytest.fixture(scope="session")
+def pocket(untrained_pocket):
+    return families.load(untrained_pocket)
 
 
 def steps(videos, folder, components, **changes):
@@ -46,14 +51,14 @@ def steps(videos, folder, components, **changes):
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory, pocket):
+def prepared(tmp_path_factory, wan):
     """Three videos of noise with two captions between them, and their complete cache."""
     folder = tmp_path_factory.mktemp("prepared")
     for number, name in enumerate(("a", "b", "c")):
         write_video(folder / "videos" / f"{name}.mp4", frames=noisy_frames(14, seed=number))
     table = "file,caption\na.mp4,night falls\nb.mp4,fog rolls in\nc.mp4,night falls\n"
     (folder / "videos" / "captions.csv").write_text(table)
-    list(steps(folder / "videos", folder / "cache", pocket))
+    list(steps(folder / "videos", folder / "cache", wan))
     return folder
 
 
@@ -69,10 +74,10 @@ def cache(tmp_path, prepared):
 
 
 @pytest.fixture
-def fill(tmp_path, pocket) -> Callable[..., list[dict]]:
+def fill(tmp_path, wan) -> Callable[..., list[dict]]:
     """Prepares a cache from a folder of videos and returns the records."""
 
-    def run(videos, folder=tmp_path / "cache", components=pocket, **changes) -> list[dict]:
+    def run(videos, folder=tmp_path / "cache", components=wan, **changes) -> list[dict]:
         return list(steps(videos, folder, components, **changes))
 
     return run
@@ -93,7 +98,7 @@ def notes_of(cache, index):
 def conditioned(components, clip_request, frames, anchor, caption, *, padding, texts):
     """What sampling would give the transformer for a clip of these condition frames."""
     request = clip_request(
-        prompt=caption, condition_frames=frames, anchor=anchor, num_frames=9, resolution=Resolution(32, 32)
+        index=1, prompt=caption, condition_frames=frames, anchor=anchor, num_frames=9, resolution=Resolution(32, 32)
     )
     with torch.inference_mode():
         return conditioning.prepare(
@@ -110,9 +115,9 @@ def conditioned(components, clip_request, frames, anchor, caption, *, padding, t
 @pytest.mark.parametrize(("variant", "num_condition_frames"), [(FILM, 1), (FILM, 5), (SHOT, 1)])
 @pytest.mark.parametrize("model", ["wan", "pocket"])
 def test_a_cached_window_is_what_sampling_would_see(
-    tmp_path, fill, clip_request, tiny_components, pocket, model, variant, num_condition_frames
+    tmp_path, fill, clip_request, wan, pocket, model, variant, num_condition_frames
 ):
-    components = {"wan": tiny_components, "pocket": pocket}[model]
+    components = {"wan": wan, "pocket": pocket}[model]
     write_video(tmp_path / "videos" / "fog rolls in.mp4", 9)  # one window only, flat: no crop changes it
     (tmp_path / "videos" / "fog rolls in.txt").write_text("fog rolls in")
     fill(tmp_path / "videos", components=components, variant=variant, max_sequence_length=512)
@@ -146,7 +151,7 @@ def decoded(path, size=SIZE):
     return read_window(item, num_frames=count, size=size, fps=None, rng=random.Random(0)).frames
 
 
-def test_an_anchor_from_outside_is_no_frame_of_the_window(tmp_path, fill, pocket):
+def test_an_anchor_from_outside_is_no_frame_of_the_window(tmp_path, fill, wan):
     write_video(tmp_path / "videos" / "a.mp4", 13)
     fill(tmp_path / "videos", variant=SHOT, anchor="outside", anchors_per_window=2, windows_per_video=2)
     cache = LatentCache(tmp_path / "cache")
@@ -154,15 +159,15 @@ def test_an_anchor_from_outside_is_no_frame_of_the_window(tmp_path, fill, pocket
     for index in range(2):
         start = notes_of(cache, index)["start"]
         for anchor in (0.2, 0.7):
-            number = anchor_of(cache.sample(index, anchor=anchor), frames[start], frames, pocket)
+            number = anchor_of(cache.sample(index, anchor=anchor), frames[start], frames, wan)
             assert number not in range(start, start + 9)
 
 
-def test_a_video_of_one_window_has_its_anchor_inside(tmp_path, fill, pocket):
+def test_a_video_of_one_window_has_its_anchor_inside(tmp_path, fill, wan):
     write_video(tmp_path / "videos" / "a.mp4", 9)
     fill(tmp_path / "videos", variant=SHOT, anchor="outside")
     frames = decoded(tmp_path / "videos" / "a.mp4")
-    assert anchor_of(LatentCache(tmp_path / "cache").sample(0), frames[0], frames, pocket) in range(9)
+    assert anchor_of(LatentCache(tmp_path / "cache").sample(0), frames[0], frames, wan) in range(9)
 
 
 def anchor_of(sample, first, frames, components):
@@ -170,7 +175,7 @@ def anchor_of(sample, first, frames, components):
     candidates = [conditioning.to_pixels(np.stack([first, *[anchor] * 8]), components.device) for anchor in frames]
     expected = conditioning.condition_latents(torch.cat(candidates), components.codec)
     distances = (expected - sample.condition).abs().amax((1, 2, 3, 4))
-    assert distances.min() < 1e-5
+    assert distances.min() < 1e-4  # one clip at a time there, all in a batch here
     return int(distances.argmin())
 
 
@@ -191,8 +196,8 @@ def test_windows_start_with_the_frames_of_their_condition(cache):
         assert (sample.condition[:4, 0] == 1).all() and (sample.condition[:4, 1:] == 0).all()
 
 
-def test_the_file_has_the_asked_dtype_and_full_prompts(tmp_path, fill, videos, tiny_components):
-    fill(videos, components=tiny_components, dtype=torch.bfloat16, max_sequence_length=512)
+def test_the_file_has_the_asked_dtype_and_full_prompts(tmp_path, fill, videos):
+    fill(videos, dtype=torch.bfloat16, max_sequence_length=512)
     sample = LatentCache(tmp_path / "cache").sample(0)
     floats = (sample.latents, sample.condition, sample.prompt_embeds, sample.image_embeds)
     assert {value.dtype for value in floats} == {torch.bfloat16}
@@ -202,30 +207,79 @@ def test_the_file_has_the_asked_dtype_and_full_prompts(tmp_path, fill, videos, t
     assert sample.image_embeds.shape == (17, 4)
 
 
-def test_each_caption_is_encoded_once_and_each_window_alone(videos, fill, pocket):
+def test_each_caption_is_encoded_once_and_each_window_alone(videos, fill, wan):
     seen = []
 
     def encode(pixels):
         seen.append((len(pixels), torch.is_grad_enabled()))
-        return pocket.codec.encode(pixels)
+        return wan.codec.encode(pixels)
 
     def encode_text(prompts, length):
         seen.append((len(prompts), torch.is_grad_enabled()))
-        return pocket.encode_text(prompts, length)
+        return wan.encode_text(prompts, length)
 
-    codec = pocket.codec
+    codec = wan.codec
     watched = SimpleNamespace(
         encode=encode,
+        grid=codec.grid,
         latent_channels=codec.latent_channels,
         spatial_stride=codec.spatial_stride,
         temporal_stride=codec.temporal_stride,
     )
     counters = Counters()
-    changed = replace(pocket, codec=watched, encode_text=encode_text)
+    changed = replace(wan, codec=watched, encode_text=encode_text)
     fill(videos, components=changed, counters=counters, windows_per_video=2)
     assert counters.text_encoder_calls == 2
     assert counters.frames_encoded == 6 * 3 * 9  # windows × (latents and two conditions) × frames
     assert set(seen) == {(1, False)} and len(seen) == 2 + 6 * 3
+
+
+# What fields of motion can follow
+
+
+def moving(kind, count=9, size=(96, 64)):
+    """Frames of a camera that pans over a scene, of somebody before a scene at rest, small or large, or of a cut."""
+    width, height = size
+    scene, other = (toy_frame(2 * width, height, seed) for seed in (1, 2))
+    y, x = np.mgrid[:height, :width]
+    frames = []
+    for number in range(count):
+        shift = number if kind == "pan" else 0
+        frame = (other if kind == "cut" and number > count // 2 else scene)[:, shift : shift + width].copy()
+        if kind in ("far", "near"):
+            side = {"far": 5, "near": 24}[kind]
+            frame[np.hypot(x - 20 - 6 * number, y - 40) < side] = (230, 40, 60)
+        frames.append(frame)
+    return frames
+
+
+def toy_frame(width, height, seed):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(20, 220, (height // 8, width // 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_footage_that_fields_cannot_follow_is_left_out_and_the_rest_noted(tmp_path, fill, pocket):
+    for name in ("pan", "far", "near", "cut"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", frames=moving(name), size=(96, 64))
+        (tmp_path / "videos" / f"{name}.txt").write_text(name)
+    records = fill(tmp_path / "videos", components=pocket, size=(64, 96))
+    again = fill(tmp_path / "videos", components=pocket, size=(64, 96))
+    for told in (records, again):
+        skipped = [note for record in told for note in record["skipped"]]
+        noted = [note for record in told for note in record["noted"]]
+        assert sorted(note["name"] for note in skipped) == ["cut.mp4", "near.mp4"]
+        assert all("the embedded model cannot follow" in note["reason"] for note in skipped)
+        assert [note["name"] for note in noted] == ["far.mp4"]
+        assert "follows only in part" in noted[0]["reason"]
+    assert records[-1]["done"] == records[-1]["of"] == 2
+
+
+def test_a_model_of_pixels_follows_everything(tmp_path, fill):
+    write_video(tmp_path / "videos" / "cut.mp4", frames=moving("cut"), size=(96, 64))
+    (tmp_path / "videos" / "cut.txt").write_text("A cut")
+    records = fill(tmp_path / "videos", size=(64, 96))
+    assert [record["skipped"] + record["noted"] for record in records] == [[]] * len(records)
 
 
 # Progress, interruptions, staleness
@@ -265,9 +319,9 @@ def test_videos_that_all_fail_are_an_error(fill, broken):
         fill(broken.parent, windows_per_video=4)
 
 
-def test_an_interrupted_cache_is_completed_to_the_same_bytes(tmp_path, fill, pocket, videos, prepared):
+def test_an_interrupted_cache_is_completed_to_the_same_bytes(tmp_path, fill, wan, videos, prepared):
     partial = tmp_path / "partial"
-    running = steps(videos, partial, pocket)
+    running = steps(videos, partial, wan)
     for _ in range(3):
         next(running)
     running.close()
@@ -392,8 +446,8 @@ def test_files_that_are_not_ours_are_left_alone(fill, videos, cache):
     assert (cache / "my.safetensors").read_bytes() == b"mine"
 
 
-def test_two_processes_do_not_fill_one_cache(fill, pocket, videos, cache):
-    running = steps(videos, cache, pocket)
+def test_two_processes_do_not_fill_one_cache(fill, wan, videos, cache):
+    running = steps(videos, cache, wan)
     next(running)
     with pytest.raises(ProjectLocked, match="encoding videos"):
         fill(videos)
@@ -404,13 +458,14 @@ def test_two_processes_do_not_fill_one_cache(fill, pocket, videos, cache):
 # Room on the disk
 
 
-def test_the_estimate_covers_the_files_and_not_twice_over(tmp_path, fill, videos, pocket):
+def test_the_estimate_covers_the_files_and_not_twice_over(tmp_path, fill, videos, wan):
     fill(videos, variant=SHOT, anchors_per_window=2)
     estimate = cache_bytes(
         3,
-        latent_shape=latent_shape(9, SIZE, pocket.codec),
+        latent_shape=latent_shape(9, SIZE, wan.codec),
         num_conditions=2,
-        prompt_shape=(24, pocket.transformer.config.text_dim),
+        prompt_shape=(24, wan.transformer.config.text_dim),
+        image_shape=(17, wan.transformer.config.image_dim),
         dtype=torch.float32,
     )
     written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.safetensors"))

@@ -97,22 +97,22 @@ def test_two_processes_share_their_errors_until_the_warm_up_ends(tmp_path):
     assert not same(own[0], own[1])
 
 
-def test_two_processes_train_one_lora_and_resume(tmp_path):
+def test_two_processes_train_one_lora_and_resume(tmp_path, untrained_pocket):
     recipe = tmp_path / "recipe.yaml"
-    bucket = {"size": [16, 16], "num_pictures": 1, "prompts_per_picture": 2}
+    bucket = {"grid": [2, 2], "num_frames": 9, "num_pictures": 1, "prompts_per_picture": 2}
     recipe.write_text(
         yaml.safe_dump(
             {
                 "output": str(tmp_path / "run"),
                 "variant": "film",
-                "lora": {"preset": "pocket", "rank": 2},
+                "lora": {"preset": str(untrained_pocket.folder / "pocket.yaml"), "rank": 2},
                 "world": {"num_scenes": 2, "photo_share": 0.0},
                 "recycling": {"bank": {"capacity": 2}},
                 "log_every": 1,
                 "evaluate_every": 100,
                 "phases": [{"steps": 2, "learning_rate": [1e-3, 1e-3], "buckets": [bucket]}],
                 "evaluate_clips": 1,
-                "evaluate_size": [16, 16],
+                "evaluate_size": [32, 32],
             }
         )
     )
