@@ -20,7 +20,7 @@ SUBJECTS = (
     "a dog in the grass", "the river", "the desert", "the beach", "the train station", "a lighthouse", "the road",
     "the hills", "the island", "the picture", "the scene", "the whole view", "a child by the window", "the square",
     "a golden retriever", "the red door", "a white swan", "the dark forest", "the warm kitchen", "a bright kitchen",
-    "the wide plain", "an old man", "the back of a car", "a black cat", "the brown bear", "the yellow taxi",
+    "an old man", "the back of a car", "a black cat", "the brown bear", "the yellow taxi",
 )  # fmt: skip
 OPENINGS = (
     "", "", "", "", "", "", "a wide shot of {subject}, ", "cinematic, ", "now ", "then ", "and ", "in this clip, ",
@@ -87,7 +87,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "pan_left": _camera("left"),
     "pan_right": _camera("right"),
     "tilt_up": (
-        "[raise|lift|tilt|turn|move|point] [the camera|the view|the lens]{how} [up|upwards|]",
+        "[raise|lift] [the camera|the view|the lens]{how}[ up||]",
+        "[tilt|turn|move|point] [the camera|the view|the lens]{how} [up|upwards]",
         "[up|upwards]{how}",
         f"{CAM} [tilts|looks|moves|goes|drifts|floats|lifts|points|turns|pans]{{how}} [up|upwards|upward|skyward]"
         "[ over {subject}| to the sky| above {subject}| towards the sky|||]{how}",
@@ -194,7 +195,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "sunrise": (
         "[the sun rose over {subject}|the first light of day|early in the morning]",
         "the sun [rises|comes up|appears|climbs]{how}[ over {subject}| behind {subject}|]",
-        "[sunrise|dawn|daybreak|morning|the morning|a new day][ over| for| comes to| begins for] {subject}",
+        "[sunrise|dawn|daybreak|morning|the morning|a golden morning][ over| for| comes to| begins for] {subject}",
         "[dawn|the morning|morning|daybreak|sunrise] [breaks|comes|arrives|begins|spreads]{how} over {subject}",
         "golden light [fills|covers|reaches|spreads over] {subject}",
         "a golden morning[ begins| for {subject}||]",
@@ -298,7 +299,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         "[drifting|floating|rising|moving] [smoke|mist|fog|steam]{how}",
     ),
     "snow": (
-        "[snow|the snow|{many}snow|snowflakes|flakes] [falls|fall|drifts|drift|floats|float|is falling|comes] "
+        "[snow|the snow|{many}snow|snowflakes|flakes] [falls|fall|drifts|drift|floats|float|is falling] "
         "[down|from the sky|on {subject}|over {subject}|around {subject}|]{how}",
         "it [snows|is snowing|starts to snow|begins to snow]{how}[ on {subject}|]",
         "[falling|drifting] [snow|snowflakes]{how}",

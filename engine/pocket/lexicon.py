@@ -5,13 +5,14 @@ the third person ("pans"), which asks for nothing without its subject: a dog tha
 Python.
 """
 
+import re
 from functools import cache
 
 # concept: nouns and adjectives as they stand (a plural is added, but not after "="), verbs after "to"
 _WORDS = {
     # who moves
     "camera": "camera cam view shot frame lens viewpoint perspective viewer drone gimbal cameraman cinematographer pov",
-        "agent": """man woman boy girl child kid person people crowd dog cat horse bird ship boat train car bus bike
+    "agent": """man woman boy girl child kid person people crowd dog cat horse bird ship boat train car bus bike
         truck plane dancer singer actor tourist fisherman sailor walker rider runner player soldier king queen baby
         mother father friend stranger hero heroine figure couple family animal fish whale dolphin wolf fox bear lion
         tiger cheetah deer rabbit duck swan seagull gull eagle owl crow pigeon butterfly bee insect dragon robot
@@ -133,6 +134,81 @@ _IRREGULAR = {
     "stir": "stirs stirring stirred", "lap": "laps lapping lapped", "wrap": "wraps wrapping wrapped",
     "set": "sets setting",
 }  # fmt: skip
+_JOINTS = ("and", "while", "then", "but")
+_VERBS = frozenset(
+    [
+        "pan",
+        "slide",
+        "move",
+        "drift",
+        "turn",
+        "look",
+        "tilt",
+        "rise",
+        "sink",
+        "zoom",
+        "push",
+        "pull",
+        "approach",
+        "retreat",
+        "roll",
+        "widen",
+    ]
+)
+_WAYS = frozenset(["left", "right", "up", "down", "in", "out", "closer", "away", "clockwise", "counter", "sideways"])
+_OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+_COMPOUNDS = dict.fromkeys(
+    [
+        "snows",
+        "snowing",
+        "snowed",
+        "snowfall",
+        "snowflake",
+        "snowflakes",
+        "flake",
+        "flakes",
+        "blizzard",
+        "snowstorm",
+        "flurry",
+    ],
+    ("snow", "fall"),
+)
+_HOURS = frozenset(["night", "dark", "sunrise", "noon", "sunset", "fog", "storm", "autumn", "winter"])
+_ALIVE = frozenset(["weather", "water", "wave", "tree", "wind", "smoke", "lamp", "cloud", "snow", "rain", "leaf"])
+_NOUNS = _HOURS | _ALIVE | {"camera", "agent", "sun"}
+_LOOKS = _HOURS | {"gold", "bright", "brown", "white", "snow", "light", "colour"}
+_WORN = frozenset(
+    [
+        "coat",
+        "coats",
+        "dress",
+        "dresses",
+        "boots",
+        "boot",
+        "jacket",
+        "cloak",
+        "hat",
+        "hats",
+        "hair",
+        "shirt",
+        "shoes",
+        "scarf",
+        "gown",
+        "suit",
+        "gloves",
+        "uniform",
+        "apron",
+        "eyes",
+        "skirt",
+        "trousers",
+        "sweater",
+        "robe",
+        "veil",
+        "crown",
+        "beard",
+        "umbrella",
+    ]
+)
 THIRD = "s"  # what the concept of a verb in the third person ends in
 
 
@@ -160,9 +236,75 @@ def words() -> dict[str, str]:
 
 
 def understood(text: str) -> list[str]:
-    """The concepts of a text, in its order; what is not known is left out."""
-    table = words()
-    return [table[word] for word in split(text) if word in table]
+    """The concepts that a text asks with, in its order.
+
+    What is not known is left out, and so is what is not wanted ("no", "without", to the end of the clause), what
+    somebody or something does that is neither camera, light nor alive in the picture ("the dog turns left"), and the
+    colour of clothes. “From left to right” is right; the sun that comes up is a sunrise.
+    """
+    heard: list[str] = []
+    for clause, joint in _clauses(text):
+        heard += _told(clause)
+        heard += [joint] if joint else []
+    return heard
+
+
+def _clauses(text: str) -> list[tuple[list[str], str]]:
+    """The concepts of each clause, and the concept that joins it to the next, if one does."""
+    table, clauses, clause = words(), [], []
+    for part in re.split(r"[,.;:!?()\n]", text.lower()):
+        for word in split(part):
+            if word in _WORN:
+                while clause and clause[-1] in _LOOKS:
+                    clause.pop()
+            concept = table.get(word)
+            if concept in _JOINTS:
+                clauses.append((clause, concept))
+                clause = []
+            elif concept:
+                clause += _COMPOUNDS.get(word, (concept,))
+        clauses.append((clause, ""))
+        clause = []
+    return clauses
+
+
+def _told(clause: list[str]) -> list[str]:
+    """What of a clause is said to the model."""
+    if "not" in clause:
+        clause = clause[: clause.index("not")]
+    told: list[str] = []
+    subject, dropping = "", False
+    for index, concept in enumerate(clause):
+        verb = concept if concept in _VERBS else concept.removesuffix(THIRD)
+        is_verb = verb in _VERBS and (concept == verb or concept.endswith(THIRD))
+        following = clause[index + 1 : index + 2]
+        if concept in _NOUNS:
+            subject, dropping = concept, False
+        elif subject == "sun" and (is_verb or concept in ("come", "comes", "set")):
+            rises = verb in ("rise", "sunrise") or following == ["up"]
+            sets = concept == "set" or verb == "sink" or following == ["down"]
+            if rises or sets:
+                told[-1:] = ["sunrise" if rises else "sunset"] if told and told[-1] == "sun" else []
+                dropping = True
+                continue
+        elif is_verb and (subject == "agent" or (not subject and concept != verb)):
+            dropping = True
+            continue
+        elif is_verb and subject in _HOURS and verb not in ("drift", "rise", "turn", "slide", "move"):
+            told.append("come")
+            dropping = True
+            continue
+        elif is_verb and subject in _ALIVE:
+            told.append("drift" if subject == "cloud" else concept)
+            dropping = True
+            continue
+        elif concept in _WAYS:
+            if dropping and (subject not in _ALIVE or concept not in ("left", "right")):
+                continue
+            if clause[index + 1 : index + 2] == ["to"] and clause[index + 2 : index + 3] == [_OPPOSITE.get(concept)]:
+                continue
+        told.append(concept)
+    return told
 
 
 def split(text: str) -> list[str]:
