@@ -595,7 +595,7 @@
     }
     show(at.redraft, !!state && state.clips.length > 0 && !state.view_only);
     at.redraft.disabled = !!state && ["generating", "loading", "queued", "drafting"].includes(state.phase);
-    text(at.source, { template: "The storyline came from templates: they know your keywords and the light of the picture, not what is in it.", qwen: "The storyline was written by the vision model from your picture.", endpoint: "The storyline was written from your picture by the model of a server that this studio asks.", user: "" }[state?.project.storyline_source] ?? "");
+    text(at.source, { template: "The storyline came from templates: they know your keywords, the light of your picture, and whether it has sky, water, trees or lamps.", qwen: "The storyline was written by the vision model from your picture.", endpoint: "The storyline was written from your picture by the model of a server that this studio asks.", user: "" }[state?.project.storyline_source] ?? "");
   };
 
   // Measured seconds that a clip of this quality takes, of this film or of one at the size chosen; null: never measured.

@@ -12,6 +12,7 @@ from engine.errors import DiskFull, InputError, WeightsMismatch, WeightsMissing
 from engine.models.lora import LoraSlot, read_lora
 from engine.models.names import diffusers_name, upstream_name
 from engine.models.untrained import WanSize, build
+from engine.pocket import model
 from engine.training.export import SPELLINGS as LAYOUTS
 from engine.training.export import LoraCard, export_lora, read_card
 from tests.engine.models.test_lora import RANK, SPELLINGS, factors, spell
@@ -202,7 +203,11 @@ def test_a_14b_lora_has_800_tensors_for_400_layers(tmp_path):
 
 def test_the_pocket_lora_goes_to_comfy_names_and_back_unchanged(tmp_path):
     config = json.loads((POCKET / "transformer" / "config.json").read_text())
-    source = POCKET / "loras" / "shot.safetensors"
+    from tests.engine.backends.test_local import lora_file
+
+    source = tmp_path / "shot.safetensors"
+    made = lora_file(tmp_path / "made.safetensors", model.load_components(POCKET).transformer, 0)
+    export_lora(Path(made), source, layout="diffusers", transformer_config=config)
     comfy, back = tmp_path / "comfy.safetensors", tmp_path / "back.safetensors"
     exported = export_lora(source, comfy, layout="comfy", transformer_config=config)
     export_lora(comfy, back, layout="diffusers", transformer_config=config)
