@@ -28,7 +28,7 @@ LITTLE_LEFT = 0.5  # of a camera's move: less is worth telling
 
 LEAST_VARIANCE = 1e-4  # of a tile's pixels: under its logarithm
 MEANS = {"picture": (0.0, 0.0, 0.0, -0.9, -1.9, 0.0), "tile": (0.0, 0.0, 0.0, -2.2, -3.2, *[0.0] * 5)}
-DEAD_ZONE = {"camera": 0.06, "light": 0.04, "levels": 0.1, "local": 0.3}  # in scaled units: less was not asked for
+DEAD_ZONE = {"camera": 0.1, "light": 0.04, "levels": 0.25, "local": 0.3}  # in scaled units: less was not asked for
 CAPTURE = 0.2  # a camera that ends so near to an amount (as a share of it) ends there
 SOFT = 2.0  # full strength from so many times the dead zone on
 

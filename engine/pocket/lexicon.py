@@ -155,6 +155,7 @@ _VERBS = frozenset(
         "widen",
     ]
 )
+_OF_CAMERAS = frozenset(["push", "pull", "zoom", "tilt", "pan", "look", "approach", "retreat", "widen"])
 _WAYS = frozenset(["left", "right", "up", "down", "in", "out", "closer", "away", "clockwise", "counter", "sideways"])
 _OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 _COMPOUNDS = dict.fromkeys(
@@ -295,9 +296,11 @@ def _told(clause: list[str]) -> list[str]:
             dropping = True
             continue
         elif is_verb and subject in _ALIVE:
-            told.append("drift" if subject == "cloud" else concept)
+            told.append("drift" if subject == "cloud" else "come" if verb in _OF_CAMERAS else concept)
             dropping = True
             continue
+        elif concept in ("come", "comes") and (subject in _HOURS | _ALIVE or (not subject and concept == "comes")):
+            dropping = True
         elif concept in _WAYS:
             if dropping and (subject not in _ALIVE or concept not in ("left", "right")):
                 continue
