@@ -6,7 +6,7 @@ The grammar is what the text encoder learns from; whatever is said with the word
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.pocket.world import CAMERAS, LIGHTS, LITTLE, MUCH, Move
@@ -566,9 +566,8 @@ def _move(clauses: Sequence[_Clause], pace: str) -> Move:
 
 
 def _finish(text: str, rng: random.Random) -> str:
-    draw: Callable[[], float] = rng.random
     text = re.sub(r"\s+([,.;:])", r"\1", re.sub(r" +", " ", text)).strip(" ,;")
-    if draw() < 0.3:
+    if rng.random() < 0.3:
         text = text.lower()
     elif text:
         text = text[0].upper() + text[1:]

@@ -61,17 +61,13 @@ class FieldCodec:
 
     def condition(self, request: ClipRequest, padding: Padding) -> Tensor:
         """See `PictureCodec`: the first frame's content, the known frames' fields, then the padding's."""
-        first = first_frame(request.condition_frames[0])
-        content_of_first = content(first, request.num_frames)[0]
         state, known = self._begin(request, padding)
-        return condition_of(content_of_first, known, state, mean_of(first), padding)[None]
+        return _told(request.condition_frames[0], known, state, padding, request.num_frames)
 
     def told(self, frames: np.ndarray, anchor: np.ndarray | None, num_frames: int) -> Tensor:
         """See `PictureCodec`: what can be seen of the motion between the frames, and of the way back to the anchor."""
-        first = first_frame(frames[0])
         state, known = _seen(frames, anchor)
-        padding = "zeros" if anchor is None else "anchor"
-        return condition_of(content(first, num_frames)[0], known, state, mean_of(first), padding)[None]
+        return _told(frames[0], known, state, "zeros" if anchor is None else "anchor", num_frames)
 
     def draw(self, latents: Tensor, request: ClipRequest, check: Callable[[], None] = lambda: None) -> Drawn:
         """See `PictureCodec`. Frames that the clip shares with the one before are drawn from their own states."""
@@ -128,6 +124,12 @@ def _seen(frames: np.ndarray, anchor: np.ndarray | None) -> tuple[Motion, Motion
     still = Motion.still(1, width / height)
     state = still if anchor is None else fit_frame(anchor, frames[0])
     return state, fit_clip(frames, world.grid_of(width, height)) if len(frames) > 1 else still
+
+
+def _told(frame: np.ndarray, known: Motion, state: Motion, padding: Padding, num_frames: int) -> Tensor:
+    """Latents (1, C, f, h, w) that a clip is conditioned on, which begins with `frame` in `state`."""
+    first = first_frame(frame)
+    return condition_of(content(first, num_frames)[0], known, state, mean_of(first), padding)[None]
 
 
 def blown(states: Motion, start: Motion, fps: int) -> Motion:

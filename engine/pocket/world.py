@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from engine.domain import Resolution
 from engine.pocket.motion import LEVELS, LUMA, Motion
 
 GROUP = 4  # pixel frames to a latent frame, as in Wan
@@ -41,7 +40,6 @@ CAMERAS: dict[str, tuple[float, float, float, float]] = {
     "roll_left": (0, 0, 0, -ROLL),  # the camera turns counterclockwise
     "roll_right": (0, 0, 0, ROLL),
 }
-OPEN = ("pan", "tilt", "roll", "wander", "handheld")  # camera moves of which the seed decides the rest
 NONE = (0.0, 0.0, 0.0)
 
 
@@ -76,9 +74,9 @@ LIGHTS = {
 
 @dataclass(frozen=True)
 class Move:
-    """What a prompt asks for. camera: tx, ty, log zoom, angle at the end. free: camera moves (of OPEN) and how much.
-    lights: at most two, with how much of each is done (0 … 1). levels: of living motion. wind: −1 left, 1 right, 0
-    open.
+    """What a prompt asks for. camera: tx, ty, log zoom, angle at the end. free: camera moves of which the seed decides
+    the rest (pan, tilt, roll, wander, handheld), and how much. lights: at most two, with how much of each is done
+    (0 … 1). levels: of living motion. wind: −1 left, 1 right, 0 open.
     """
 
     camera: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -269,8 +267,3 @@ def at_frames(knots: Motion) -> Motion:
     parts = (matrix @ part for part in (knots.camera, knots.light, knots.levels, knots.wind, knots.clock))
     local = None if knots.local is None else np.einsum("tk,kchw->tchw", matrix, knots.local)
     return Motion(*parts, knots.aspect, local)
-
-
-def frame_size(grid: tuple[int, int]) -> Resolution:
-    """The small frame that a grid of tiles stands for."""
-    return Resolution(grid[1] * TILE_SIDE, grid[0] * TILE_SIDE)
