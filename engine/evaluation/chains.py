@@ -9,7 +9,7 @@ uint8 (n, H, W, 3).
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
@@ -17,10 +17,13 @@ import numpy as np
 
 from engine.domain import MAX_SEED, SEED_STRIDE, Resolution
 from engine.errors import BackendUnavailable
-from engine.pocket import captions, gates, sampling, world
+from engine.pocket import codec, gates, world
+from engine.pocket.asked import LIVING_NAMES
 from engine.pocket.framing import Framing, stay_inside
 from engine.pocket.motion import Motion, linear
+from engine.pocket.phrases import OFFERS
 from engine.pocket.pictures import HELD_OUT, find_photos, load_photo, toy_scenes
+from engine.pocket.reading import wish_of
 from engine.pocket.render import Canvas
 
 SCENE_SEED = 21_000  # training draws its scenes from seeds below 20,000, the gates from 20,000 on
@@ -48,16 +51,20 @@ SLIGHTLY = {
 }
 EDGE = 0.98  # of the frame's half: farther out interpolation mixes in what lies beyond
 CORNERS = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+SUBJECT = "the old harbour"
 Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One clip: its prompt, the move that the prompt asks for, and the names of the move's parts."""
+    """One clip: its prompt, and the names of the moves that it asks for."""
 
     prompt: str
-    move: world.Move
     names: Names
+
+    @property
+    def move(self) -> world.Move:
+        return wish_of(self.prompt).move
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Chain:
 
     def code(self, clip: int, num_frames: int) -> list[float]:
         """What that seed decides of the clip."""
-        return sampling.code_for(self.noise_seed(clip), num_frames, world.grid_of(self.size.width, self.size.height))
+        return codec.code_for(self.noise_seed(clip), num_frames, world.grid_of(self.size.width, self.size.height))
 
     @cached_property
     def canvas(self) -> Canvas:
@@ -153,14 +160,9 @@ def balanced_moves(num_clips: int, rng: random.Random) -> tuple[Names, ...]:
 
 def ask(names: Names, rng: random.Random) -> Asked:
     """A prompt for the moves `names`, camera moves a little, others in their normal amount."""
-    camera = [name for name in names if name in world.CAMERAS]
-    rest = captions.compose([name for name in names if name in world.LIGHTS], rng, plain=True)
-    if not camera:
-        return Asked(rest.text, rest.move, names)
-    (name,) = camera
-    move = replace(rest.move, camera=tuple(world.LITTLE * part for part in world.CAMERAS[name]))
-    text = SLIGHTLY[name] if len(names) == 1 else f"{SLIGHTLY[name]} while {rest.text[0].lower()}{rest.text[1:]}"
-    return Asked(text, move, names)
+    phrases = {offer.name: offer.phrases for offer in OFFERS}
+    told = [SLIGHTLY.get(name) or rng.choice(phrases[name]).format(subject=SUBJECT) for name in names]
+    return Asked(gates.joined(told), names)
 
 
 def true_film(chain: Chain, num_frames: int, num_motion_frames: int) -> Iterator[TrueClip]:
@@ -231,9 +233,9 @@ def mixed_chains(num_clips: int, seed: int, size: Resolution) -> list[Chain]:
     chains = []
     for index, (name, photo) in enumerate(held_out()):
         rng = random.Random(f"mixed {seed}/{index}")
-        kinds = [*((name,) for name in gates.PROMPTS if name not in captions.LIVING_NAMES), *gates.PAIRS]
+        kinds = [*((name,) for name in gates.PROMPTS if name not in LIVING_NAMES), *gates.PAIRS]
         moves = [names for _ in range(0, num_clips, len(kinds)) for names in rng.sample(kinds, len(kinds))]
-        asked = tuple(Asked(gates.prompt(names), gates.move_of(names), names) for names in moves[:num_clips])
+        asked = tuple(Asked(gates.prompt(names), names) for names in moves[:num_clips])
         chains.append(Chain(index, seed, name, photo, size, asked, rng.randrange(MAX_SEED + 1)))
     return chains
 

@@ -23,7 +23,7 @@ from engine.pocket import codec as fields
 from engine.pocket import world
 from engine.pocket.encode import fit_clip
 from engine.pocket.motion import Motion, from_arrays
-from engine.pocket.sampling import noise_of, sample
+from engine.pocket.sampling import sample
 from engine.timeline import Timeline
 from engine.variants import Variant
 
@@ -126,7 +126,7 @@ def predicted(components: Components, requests: Sequence[ClipRequest], variant: 
     latents = sample(
         components,
         mask_first(condition, codec.temporal_stride),
-        torch.cat([noise_of(request.seed, request.num_frames, grid) for request in requests]),
+        torch.cat([fields.noise_of(request.seed, request.num_frames, grid) for request in requests]),
         [request.prompt for request in requests],
         first.num_inference_steps,
         first.shift,
@@ -141,7 +141,7 @@ def exact(chain: Chain, index: int, request: ClipRequest) -> Tensor:
     first = fields.first_frame(request.condition_frames[0])
     known = known_frames(request)
     move = world.perform(
-        chain.asked[index].move,
+        chain.asked[index].move.led,
         chain.code(index, request.num_frames),
         world.Statistics.of(request.condition_frames[-1]),
         world.progress(request.num_frames),
@@ -149,6 +149,7 @@ def exact(chain: Chain, index: int, request: ClipRequest) -> Tensor:
     )
     latents = fields.content(first, request.num_frames)
     fields.put(latents[0], move.after(known[-1:]), fields.mean_of(first))
+    fields.put_paths(latents[0], world.path_amounts(chain.asked[index].move))
     return latents
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.pocket import codec, world
-from engine.pocket.captions import Caption, caption
+from engine.pocket import asked, codec, world
 from engine.pocket.layout import FIELDS, GROUPS
 from engine.pocket.motion import Motion
+from engine.pocket.world import Move
 from engine.variants import Padding
 
 
 @dataclass(frozen=True)
 class WorldClip:
-    """latents and condition (C, f, h, w); text: what was asked for."""
+    """latents and condition (C, f, h, w); text: what was asked for, in tokens."""
 
     latents: Tensor
     condition: Tensor
@@ -50,9 +50,9 @@ def draw(
 ) -> WorldClip:
     """A random clip that starts from small pixels `picture` (3, 16 h, 16 w) after so many earlier moves."""
     past = draw_past(picture, rng, num_frames, num_motion_frames, earlier_moves)
-    asked: Caption = caption(rng)
+    wish = asked.draw(rng)
     code = [rng.gauss(0, 1) for _ in range(world.CODES)]
-    return make(past, asked, code, num_frames=num_frames, padding=padding)
+    return make(past, wish.move, code, num_frames=num_frames, padding=padding, text=asked.spelt(wish))
 
 
 def draw_past(picture: Tensor, rng: random.Random, num_frames: int, num_motion_frames: int, earlier_moves: int) -> Past:
@@ -64,28 +64,31 @@ def draw_past(picture: Tensor, rng: random.Random, num_frames: int, num_motion_f
         before = world.Statistics.of_small(world.lit(base, state.light[0]))
         code = [rng.gauss(0, 1) for _ in range(world.CODES)]
         shares = ((np.arange(num_frames) - world.HOLD) / (num_frames - 1 - world.HOLD)).clip(0, 1)
-        path = world.perform(caption(rng).move, code, before, shares, aspect).after(state)
+        path = world.perform(asked.draw(rng).move, code, before, shares, aspect).after(state)
         state = path[-1:]
     begin = path[[len(path) - num_motion_frames]] if len(path) >= num_motion_frames else path[-1:]
     known = path[-num_motion_frames:].since(begin) if len(path) >= num_motion_frames else Motion.still(1, aspect)
     return Past(begin, known, world.lit(base, begin.light[0]), world.lit(base, state.light[0]))
 
 
-def make(past: Past, asked: Caption, code: list[float], *, num_frames: int, padding: Padding) -> WorldClip:
-    """The clip that `asked` and the seed's `code` lead to, as latents, and what the model is told of it."""
+def make(
+    past: Past, asked_for: Move, code: list[float], *, num_frames: int, padding: Padding, text: str = ""
+) -> WorldClip:
+    """The clip that a move and the seed's `code` lead to, as latents, and what the model is told of it."""
     first = torch.from_numpy(past.first).float().permute(2, 0, 1)[None]
     mean = codec.mean_of(first)
     content = codec.content(first, num_frames)[0]
     shares = world.progress(num_frames)
-    move = world.perform(asked.move, code, world.Statistics.of_small(past.last), shares, past.state.aspect)
+    move = world.perform(asked_for.led, code, world.Statistics.of_small(past.last), shares, past.state.aspect)
     motion = move.after(past.known[-1:])
     motion = replace(motion, levels=move.levels, wind=move.wind)  # own ones: what was there before stays untold
     motion.camera[0] = motion.light[0] = 0.0
     latents = content.clone()
     codec.put(latents, motion, mean)
+    codec.put_paths(latents, world.path_amounts(asked_for))
     latents[GROUPS["code"].channels] = torch.tensor(code)[:, None, None, None]
     condition = codec.condition_of(content, past.known, past.state, mean, padding)
-    return WorldClip(latents, condition, asked.text)
+    return WorldClip(latents, condition, text)
 
 
 def deviated(latents: Tensor, condition: Tensor, errors: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:

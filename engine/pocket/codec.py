@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.diffusion.sampler import draw_noise
 from engine.domain import ClipRequest
 from engine.models.components import Drawn
 from engine.pocket import world
 from engine.pocket.encode import fit_clip, fit_frame
 from engine.pocket.framing import Framing, stay_inside
-from engine.pocket.layout import CHANNELS, FIELDS, GROUPS, scales, tied
+from engine.pocket.layout import CHANNELS, FIELDS, GROUPS, code_of, scales, tied
 from engine.pocket.motion import LUMA, Motion, from_arrays, joined, to_arrays
 from engine.pocket.render import Canvas
 from engine.variants import Padding
@@ -28,8 +29,10 @@ LITTLE_LEFT = 0.5  # of a camera's move: less is worth telling
 
 LEAST_VARIANCE = 1e-4  # of a tile's pixels: under its logarithm
 MEANS = {"picture": (0.0, 0.0, 0.0, -0.9, -1.9, 0.0), "tile": (0.0, 0.0, 0.0, -2.2, -3.2, *[0.0] * 5)}
-DEAD_ZONE = {"camera": 0.1, "light": 0.04, "levels": 0.25, "local": 0.3}  # in scaled units: less was not asked for
-CAPTURE = 0.2  # a camera that ends so near to an amount (as a share of it) ends there
+DEAD_ZONE = {"camera": 0.1, "light": 0.1, "levels": 0.25, "local": 0.3}  # in scaled units: less was not asked for
+WHOLE = ("light",)  # a light is asked for as a whole: all of its channels or none
+CAPTURE = 0.25  # a camera that ends so near to an amount (as a share of it) ends there
+CALM_AIR = 0.02  # a wind below this blows no way
 SOFT = 2.0  # full strength from so many times the dead zone on
 
 
@@ -101,7 +104,8 @@ class FieldCodec:
         """What the clip is drawn from, the state of each frame, and the share of the camera's move that had room."""
         first = request.condition_frames[0]
         _, known = self._begin(request, "zeros")
-        onward = follow(latents[0], mean_of(first_frame(first)), known)
+        code = code_for(request.seed, request.num_frames, tuple(latents.shape[3:]))
+        onward = follow(latents[0], mean_of(first_frame(first)), known, code)
         if not request.is_composed:
             return Canvas.of_frame(first), joined(known, onward.after(known[-1:])[1:]), 1.0
         canvas = self._canvas_of(request)
@@ -116,6 +120,16 @@ class FieldCodec:
             framing = Framing.of(picture.shape[1], picture.shape[0], request.resolution)
             self._canvas = (key, Canvas.of(picture, framing))
         return self._canvas[1]
+
+
+def noise_of(seed: int, num_frames: int, grid: tuple[int, int]) -> Tensor:
+    """The noise (1, C, f, h, w) that a clip of this seed starts from, as the studio's backend draws it."""
+    return tied(draw_noise((1, CHANNELS, (num_frames - 1) // world.GROUP + 1, *grid), seed, torch.device("cpu")))
+
+
+def code_for(seed: int, num_frames: int, grid: tuple[int, int]) -> list[float]:
+    """What the seed decides of a clip: the code that its noise brings."""
+    return code_of(noise_of(seed, num_frames, grid))[0].double().tolist()
 
 
 def _seen(frames: np.ndarray, anchor: np.ndarray | None) -> tuple[Motion, Motion]:
@@ -214,6 +228,20 @@ def put(latents: Tensor, motion: Motion, mean: np.ndarray, frames: slice = slice
         latents[group.channels, frames] = torch.from_numpy(motion.local).to(latents).transpose(0, 1) / scale
 
 
+def put_paths(latents: Tensor, amounts: np.ndarray) -> None:
+    """Write into latents (C, f, h, w) how much of each of `world.PATHS` the clip takes."""
+    group = GROUPS["paths"]
+    latents[group.channels] = torch.from_numpy(amounts / group.scale).to(latents)[:, None, None, None]
+
+
+def read_paths(latents: Tensor) -> np.ndarray:
+    """How much of each of `world.PATHS` latents (C, f, h, w) tell: none, or the nearest of the amounts there are."""
+    group = GROUPS["paths"]
+    told = latents[group.channels].float().mean((1, 2, 3)).double().cpu().numpy() * group.scale
+    amounts = np.array([0.0, *world.AMOUNTS])
+    return amounts[np.abs(told[:, None] - amounts).argmin(1)]
+
+
 def condition_of(content: Tensor, known: Motion, state: Motion, mean: np.ndarray, padding: Padding) -> Tensor:
     """Latents (C, f, h, w) that a clip is conditioned on: the known frames' fields, then the padding's.
 
@@ -253,7 +281,7 @@ def read(latents: Tensor, mean: np.ndarray, aspect: float, *, quiet: bool = True
         group = GROUPS[name]
         whole = latents[group.channels].float().mean((2, 3)).T.double().cpu().numpy()  # (f, size)
         if quiet and name in DEAD_ZONE:
-            whole = _quietened(whole, DEAD_ZONE[name])
+            whole = _quietened(whole, DEAD_ZONE[name], together=name in WHOLE)
         values[name] = whole * group.scale
         values[name][0] = 0.0
     group = GROUPS["local"]
@@ -267,11 +295,11 @@ def read(latents: Tensor, mean: np.ndarray, aspect: float, *, quiet: bool = True
     return Motion(values["camera"], light, levels, wind, np.zeros((len(light), 2)), aspect, local)
 
 
-def follow(latents: Tensor, mean: np.ndarray, known: Motion) -> Motion:
+def follow(latents: Tensor, mean: np.ndarray, known: Motion, code: Sequence[float]) -> Motion:
     """The motion that latents (C, f, h, w) tell of the last known frame and those after it, relative to that frame.
 
-    known: of the frames that are given, relative to the first; 1 + 4 n of them. What the model says again of them
-    counts nothing, and its small errors at the seam become none (see DEAD_ZONE).
+    known: of the frames that are given, relative to the first; 1 + 4 n of them. code: the seed's. What the model says
+    again of them counts nothing, and its small errors at the seam become none (see DEAD_ZONE).
     """
     told = read(latents, mean, known.aspect, quiet=False)[(len(known) - 1) // world.GROUP :]
     knots = replace(told.since(known[-1:]), local=told.local)
@@ -279,11 +307,15 @@ def follow(latents: Tensor, mean: np.ndarray, known: Motion) -> Motion:
         part[0] = 0.0
     scaled = torch.zeros(CHANNELS, len(knots), *latents.shape[2:])
     put(scaled, knots, mean)
-    return world.at_frames(settled(read(scaled, mean, known.aspect)))
+    knots = settled(read(scaled, mean, known.aspect))
+    shares = world.progress(world.GROUP * (latents.shape[1] - 1) + 1)[-len(knots) :]
+    knots.camera[:] += world.path(read_paths(latents), code, shares)
+    return world.at_frames(knots)
 
 
 def settled(knots: Motion) -> Motion:
-    """The motion with its camera's end at one of the amounts that moves come in, where it is nearly there already.
+    """The motion with its camera's end at one of the amounts that moves come in, where it is nearly there already, and
+    with a wind that blows one way or the other.
 
     A move is asked for a little, as it is, or by far; what the model adds to that is error. Taking it off keeps errors
     from adding up: a pan to the left and one to the right end where they began, after any number of clips.
@@ -297,10 +329,14 @@ def settled(knots: Motion) -> Motion:
         nearest = min(amounts, key=lambda amount: abs(end / amount - 1), default=None)
         if nearest is not None and abs(end / nearest - 1) <= CAPTURE:
             camera[:, axis] *= nearest / end
-    return replace(knots, camera=camera)
+    wind = knots.wind.copy()
+    if abs(wind[-1, 0]) > CALM_AIR:
+        wind[:, 0] = (wind[:, 0] / abs(wind[-1, 0])).clip(-1, 1)
+    return replace(knots, camera=camera, wind=wind)
 
 
-def _quietened(path: np.ndarray, size: float) -> np.ndarray:
-    """Values (f, n) whose whole path stays within `size` become zero, softly up to SOFT times as much."""
-    peak = np.abs(path).max(0)
+def _quietened(path: np.ndarray, size: float, *, together: bool) -> np.ndarray:
+    """Values (f, n) whose whole path stays within `size` become zero, softly up to SOFT times as much; each of the n
+    by itself, or all `together`."""
+    peak = np.abs(path).max() if together else np.abs(path).max(0)
     return path * ((peak / size - 1) / (SOFT - 1)).clip(0, 1)

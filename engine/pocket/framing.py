@@ -18,6 +18,7 @@ LENDING = 1.2  # a move along a tight side may zoom in by so much to make room f
 FINEST = 0.4  # pixels of the picture to a pixel of the film, at the deepest zoom
 LEAST_DEEPEST = 2.0  # but a small picture may be magnified by so much
 TOLERANCE = 1e-6
+SLACK = 1e-3  # of half a frame: a move along an edge where the frame already rests is not told from rounding
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def stay_inside(clip: Motion, start: Motion, framing: Framing) -> tuple[Motion, 
     goal = replace(clip, camera=camera).after(start).camera[:, :2] - middle
     way = goal - origin
     for axis in range(2):
-        way[:, axis] = _shortened(way[:, axis], origin[axis], -free[:, axis], free[:, axis])
+        way[:, axis] = _shortened(way[:, axis], origin[axis], -free[:, axis], free[:, axis], SLACK)
     final = np.clip(origin + way, -free, free) + middle
     limited = replace(start[np.zeros(len(camera), int)], camera=np.concatenate([final, begin[2:] + camera[:, 2:]], 1))
     camera[:, :2] = limited.since(start).camera[:, :2]
@@ -105,12 +106,12 @@ def stay_inside(clip: Motion, start: Motion, framing: Framing) -> tuple[Motion, 
     return replace(clip, camera=camera), float(min(1.0, *shares))
 
 
-def _shortened(path: np.ndarray, start: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The path (n,) from 0, scaled so that start + path stays within low … high at every frame."""
+def _shortened(path: np.ndarray, start: float, low: np.ndarray, high: np.ndarray, slack: float = 0.0) -> np.ndarray:
+    """The path (n,) from 0, scaled so that start + path stays within low … high at every frame, or `slack` beyond."""
     ahead = np.where(path > 0, high - start, start - low)
     length = np.abs(path)
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.where(length > TOLERANCE, np.maximum(ahead, 0) / length, 1.0)
+        shares = np.where(length > TOLERANCE, (np.maximum(ahead, 0) + slack) / length, 1.0)
     return path * min(1.0, shares.min())
 
 

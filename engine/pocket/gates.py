@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.domain import Resolution
 from engine.models.components import Components
-from engine.pocket import captions, sampling, world
+from engine.pocket import asked, codec, sampling, world
 from engine.pocket.encode import fit_clip, fit_frame
 from engine.pocket.framing import Framing, stay_inside
 from engine.pocket.living import OFFERED
@@ -36,9 +36,6 @@ PROMPTS = {
     "zoom_out": "The camera zooms out from the old harbour",
     "roll_left": "The camera rolls to the left",
     "roll_right": "The camera rolls to the right",
-    "pan": "The camera pans over the old harbour",
-    "tilt": "The camera tilts",
-    "roll": "The camera rolls",
     "wander": "The camera wanders freely around the old harbour",
     "handheld": "A handheld camera shows the old harbour",
     "night": "Night falls over the old harbour",
@@ -87,7 +84,7 @@ class Figures:
     def passes(self, name: str) -> bool:
         if self.level_error > LEVEL_GATE or (name in LEVELS and name not in (*OFFERED, "calm")):
             return False
-        if name in captions.LIVING_NAMES:
+        if name in asked.LIVING_NAMES:
             return self.generated >= PAIR_GATE
         gate = PAIR_GATE if "+" in name else LIGHT_GATE if name in world.LIGHTS else CAMERA_GATE
         return self.generated >= gate and self.worst >= WORST_GATE
@@ -206,7 +203,11 @@ def score(measured: Report) -> float:
 
 def prompt(names: Sequence[str]) -> str:
     """A sentence that asks for the moves `names` in their normal amount."""
-    texts = [PROMPTS[name] for name in names]
+    return joined([PROMPTS[name] for name in names])
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Sentences as one."""
     return " while ".join([texts[0], *(text[0].lower() + text[1:] for text in texts[1:])])
 
 
@@ -216,14 +217,13 @@ def plain_prompt(name: str) -> str:
 
 def move_of(names: Sequence[str]) -> world.Move:
     """What `prompt(names)` asks for."""
-    rng = random.Random(0)
-    return captions.compose([name for name in names if name != "stay"], rng, plain=True).move
+    return asked.of(*(name for name in names if name != "stay")).move
 
 
 def truth(stage: Stage, move: world.Move, seed: int, num_frames: int) -> Motion:
     """What the move makes of a stage's first frame with this seed, at every frame."""
     height, width = stage.first.shape[:2]
-    code = sampling.code_for(seed, num_frames, world.grid_of(width, height))
+    code = codec.code_for(seed, num_frames, world.grid_of(width, height))
     return world.at_frames(world.perform(move, code, stage.statistics, world.progress(num_frames), width / height))
 
 
@@ -305,7 +305,7 @@ def chain_psnr(
         for place, (stage, motion) in enumerate(zip(stages, motions, strict=True)):
             last = range(num_frames - variant.num_motion_frames, num_frames)
             tails[place] = Canvas.of_frame(tails[place][0]).draw(motion, last)
-            code, before = sampling.code_for(seeds[place], num_frames, grid), world.Statistics.of(true[place])
+            code, before = codec.code_for(seeds[place], num_frames, grid), world.Statistics.of(true[place])
             moved = world.perform(move_of((orders[place][index],)), code, before, shares, motion.aspect)
             states[place] = moved[-1:].after(states[place])
             true[place] = stage.canvas.draw_one(states[place])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.pocket.motion import CAMERA, LEVELS, LIGHT, LOCAL, WIND
-from engine.pocket.world import CODES
+from engine.pocket.world import CODES, PATHS
 
 Reach = Literal["frame", "tile", "clip", "given"]
 _LIGHT_SCALES = (0.5, 0.5, 0.3, 0.25, 0.25, *[0.1] * 6)
@@ -55,6 +55,7 @@ GROUPS = _table(
     ("light", len(LIGHT), _LIGHT_SCALES, 1.0, "frame"),
     ("levels", len(LEVELS), 0.5, 3.0, "frame"),
     ("wind", len(WIND), 1.0, 0.3, "frame"),
+    ("paths", len(PATHS), 0.5, 3.0, "frame"),  # how much of a camera's free path; which one the seed's code says
     ("local", LOCAL, (0.1, 0.1, 0.3, 0.25, 0.25), 0.1, "tile"),
     ("code", CODES, 1.0, 0.05, "clip"),
     ("clock", 3, 1.0, 0.0, "given"),  # share of the time for a move; latent frame; 1 in latent frame 0

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from engine.environment import ensure_torchvision
 from engine.errors import WeightsMismatch, WeightsMissing
-from engine.pocket import lexicon
+from engine.pocket import asked
 from engine.pocket.codec import FieldCodec
 from engine.pocket.layout import CHANNELS
+from engine.pocket.reading import wish_of
 
 ensure_torchvision()
 from diffusers import WanTransformer3DModel  # noqa: E402
@@ -37,7 +38,7 @@ class PocketShape:
     ffn_dim: int = 640
     text_dim: int = 96
     text_layers: int = 2
-    text_tokens: int = 32
+    text_tokens: int = 16
 
     head_dim = 32
     freq_dim = 64
@@ -48,14 +49,14 @@ class PocketShape:
 
 
 class PocketText:
-    """The concepts of a prompt (see `lexicon`) through a small UMT5 encoder. Padding is zeroed, as in Wan."""
+    """What a prompt asks for (see `asked`) through a small UMT5 encoder. Padding is zeroed, as in Wan."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, num_tokens: int) -> None:
         self.tokenizer, self.encoder, self.num_tokens = tokenizer, encoder, num_tokens
 
     def __call__(self, prompts: list[str], max_sequence_length: int = 0) -> Tensor:
         """Embeddings (B, L, D) of the prompts, cut or padded to `num_tokens`, whatever length is asked for."""
-        heard = [" ".join(lexicon.understood(prompt)) for prompt in prompts]
+        heard = [" ".join(wish_of(prompt).tokens) for prompt in prompts]
         tokens = self.tokenizer(
             heard, padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         ).to(self.encoder.device)
@@ -96,7 +97,7 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32, device: st
 def _check_fits(transformer: WanTransformer3DModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise unless the weights have the layout and the words of this version."""
     channels = transformer.config.in_channels == 2 * CHANNELS + MASK_CHANNELS
-    if not channels or len(tokenizer) != len(SPECIAL) + len(lexicon.concepts()):
+    if not channels or len(tokenizer) != len(SPECIAL) + len(asked.TOKENS):
         raise WeightsMismatch(
             "The pocket model's weights were made for another version of the studio.",
             "Restore assets/pocket, or train: python -m engine train assets/presets/train-pocket-base.yaml",
@@ -112,10 +113,10 @@ def save_components(components: PocketComponents, folder: Path, dtype: torch.dty
 
 
 def build_text(shape: PocketShape) -> PocketText:
-    """A fresh tokenizer of the lexicon's concepts and an untrained encoder."""
+    """A fresh tokenizer of what can be asked for and an untrained encoder."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    tokens = [*SPECIAL, *lexicon.concepts()]
+    tokens = [*SPECIAL, *asked.TOKENS]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -139,42 +139,6 @@ OFFERS: tuple[Offer, ...] = (
         ),
     ),
     Offer(
-        "pan",
-        "camera",
-        ("pans", "sweeps"),
-        (
-            "The camera pans over {subject}",
-            "The camera sweeps across {subject}",
-            "A slow pan across {subject}",
-            "A gentle sweep over {subject}",
-            "The camera pans",
-        ),
-    ),
-    Offer(
-        "tilt",
-        "camera",
-        ("tilts",),
-        (
-            "Around {subject} the camera tilts",
-            "By {subject} the camera slowly tilts",
-            "The camera tilts before {subject}",
-            "The view tilts before {subject}",
-            "The camera tilts",
-        ),
-    ),
-    Offer(
-        "roll",
-        "camera",
-        ("rolls", "rotates"),
-        (
-            "The camera rolls above {subject}",
-            "The camera rotates above {subject}",
-            "The view rolls around {subject}",
-            "Around {subject} the camera slowly rolls",
-            "The camera rolls",
-        ),
-    ),
-    Offer(
         "wander",
         "camera",
         ("wanders", "floats freely", "explores"),

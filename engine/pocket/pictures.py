@@ -65,15 +65,6 @@ def load_photo(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
 
 
-def fit_photo(photo: Tensor, height: int, width: int) -> Tensor:
-    """Centre crop to the shape of the target, then resize: (3, height, width)."""
-    scale = min(photo.shape[1] / height, photo.shape[2] / width)
-    crop_height, crop_width = round(height * scale), round(width * scale)
-    top, left = (photo.shape[1] - crop_height) // 2, (photo.shape[2] - crop_width) // 2
-    crop = photo[None, :, top : top + crop_height, left : left + crop_width]
-    return resize(crop, height, width)[0]
-
-
 def resize(pictures: Tensor, height: int, width: int) -> Tensor:
     resized = functional.interpolate(pictures, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return resized.clamp(-1, 1)

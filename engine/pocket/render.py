@@ -5,7 +5,7 @@ nearest to the film's own scale, so that large uploads do not shimmer and small 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,10 +76,6 @@ class Canvas:
         """uint8 (n, H, W, 3): `states` are relative to the picture, or to the frame."""
         chosen = range(len(states)) if frames is None else frames
         return np.stack([self.draw_one(states[index : index + 1]) for index in chosen])
-
-    def each(self, states: Motion) -> Iterator[np.ndarray]:
-        for index in range(len(states)):
-            yield self.draw_one(states[index : index + 1])
 
     def draw_one(self, state: Motion) -> np.ndarray:
         size = self.framing.resolution

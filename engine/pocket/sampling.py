@@ -9,22 +9,11 @@ from torch import Tensor
 
 from engine.diffusion.conditioning import mask_first
 from engine.diffusion.flow import euler_step, sigma_schedule, velocity_from_latents
-from engine.diffusion.sampler import draw_noise
 from engine.models.components import Components
 from engine.pocket import codec, world
-from engine.pocket.layout import CHANNELS, code_of, tied
+from engine.pocket.layout import code_of
 from engine.pocket.motion import Motion, joined
 from engine.variants import Padding
-
-
-def noise_of(seed: int, num_frames: int, grid: tuple[int, int]) -> Tensor:
-    """The noise (1, C, f, h, w) that a clip of this seed starts from, as the studio's backend draws it."""
-    return tied(draw_noise((1, CHANNELS, (num_frames - 1) // world.GROUP + 1, *grid), seed, torch.device("cpu")))
-
-
-def code_for(seed: int, num_frames: int, grid: tuple[int, int]) -> list[float]:
-    """What the seed decides of a clip: the code that its noise brings."""
-    return code_of(noise_of(seed, num_frames, grid))[0].double().tolist()
 
 
 @torch.no_grad()
@@ -60,12 +49,12 @@ def generate(
         ]
     )
     grid = tuple(content.shape[3:])
-    noise = torch.cat([noise_of(seed, num_frames, grid) for seed in seeds])
+    noise = torch.cat([codec.noise_of(seed, num_frames, grid) for seed in seeds])
     latents = sample(components, mask_first(condition, world.GROUP), noise, prompts, num_inference_steps, shift)
     moved = []
     for i in range(len(frames)):
         given = known[i] if known else still
-        onward = codec.follow(latents[i], means[i], given)
+        onward = codec.follow(latents[i], means[i], given, code_of(noise)[i].tolist())
         moved.append(joined(given, onward.after(given[-1:])[1:]) if len(given) > 1 else onward)
     return moved
 

@@ -9,7 +9,7 @@ chain of prompts and seeds has one true film. Plain numpy.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import cv2
@@ -29,6 +29,7 @@ LITTLE, MUCH = 0.5, 1.6  # how much more or less of a move an adverb asks for
 AMOUNTS = (LITTLE, 1.0, MUCH)
 PAN, ZOOM_IN, ZOOM_OUT, ROLL = 0.3, math.log(1.3), math.log(0.75), math.radians(5.0)
 WANDER, SHAKE, TREMBLE = 0.12, 0.022, math.radians(0.3)  # a free camera's way, a hand's
+PATHS = ("wander", "handheld")  # free moves whose whole path is the seed's
 
 CAMERAS: dict[str, tuple[float, float, float, float]] = {
     "pan_left": (-PAN, 0, 0, 0),
@@ -74,9 +75,8 @@ LIGHTS = {
 
 @dataclass(frozen=True)
 class Move:
-    """What a prompt asks for. camera: tx, ty, log zoom, angle at the end. free: camera moves of which the seed decides
-    the rest (pan, tilt, roll, wander, handheld), and how much. lights: at most two, with how much of each is done
-    (0 … 1). levels: of living motion. wind: −1 left, 1 right, 0 open.
+    """What a prompt asks for. camera: tx, ty, log zoom, angle at the end. free: of PATHS, and how much. lights: at most
+    two, with how much of each is done (0 … 1). levels: of living motion. wind: −1 left, 1 right, 0 open.
     """
 
     camera: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -85,6 +85,11 @@ class Move:
     levels: tuple[tuple[str, float], ...] = ()
     wind: float = 0.0
     pace: str = "free"  # slow: the whole clip; quick: a third of it; free: the seed decides when
+
+    @property
+    def led(self) -> "Move":
+        """Without free paths."""
+        return replace(self, free=())
 
     @property
     def is_still(self) -> bool:
@@ -163,8 +168,8 @@ def perform(move: Move, code: Sequence[float], before: Statistics, shares: np.nd
     motion = Motion.still(len(shares), aspect)
     begin, end = schedule(move.pace, code[0], code[1])
     done = ease((shares - begin) / (end - begin))
-    motion.camera[:] = done[:, None] * np.add(move.camera, _opened(move, code))
-    motion.camera[:] += _shaken(move, code, shares)
+    motion.camera[:] = done[:, None] * np.array(move.camera)
+    motion.camera[:] += path(path_amounts(move), code, shares)
     if move.lights:
         begin, end = schedule(move.pace, code[2], code[3])
         _light(motion, move, before, ease((shares - begin) / (end - begin)))
@@ -172,36 +177,28 @@ def perform(move: Move, code: Sequence[float], before: Statistics, shares: np.nd
     for name, level in move.levels:
         motion.levels[:, LEVELS.index(name)] = level * risen
     if any(name != "calm" for name, _ in move.levels):
-        motion.wind[:, 0] = (move.wind or math.tanh(2 * code[6])) * risen
+        motion.wind[:, 0] = (move.wind or math.copysign(1.0, code[6])) * risen
         motion.wind[:, 1] = (0.4 + 0.6 * uniform(code[7])) * risen
     return motion
 
 
-def _opened(move: Move, code: Sequence[float]) -> np.ndarray:
-    """Where the seed lets the camera go."""
-    camera = np.zeros(4)
-    for name, amount in move.free:
-        if name == "pan":
-            camera[0] += amount * PAN * math.tanh(3 * code[4])
-        elif name == "tilt":
-            camera[1] += amount * PAN * math.tanh(3 * code[5])
-        elif name == "roll":
-            camera[3] += amount * ROLL * math.tanh(3 * code[4])
-        elif name == "wander":
-            camera[:2] += amount * WANDER * np.clip(code[4:6], -2, 2)
-            camera[2] += amount * 0.3 * ZOOM_IN * math.tanh(code[6])
-    return camera
+def path_amounts(move: Move) -> np.ndarray:
+    """How much of each of PATHS a move asks for."""
+    return np.array([sum(amount for name, amount in move.free if name == path) for path in PATHS])
 
 
-def _shaken(move: Move, code: Sequence[float], shares: np.ndarray) -> np.ndarray:
-    """A hand's path (n, 4): a few waves that begin and end at rest, weighed by the code."""
-    amount = sum(amount for name, amount in move.free if name == "handheld")
+def path(amounts: np.ndarray, code: Sequence[float], shares: np.ndarray) -> np.ndarray:
+    """The camera (n, 4) on so much of each of PATHS. Wandering goes somewhere and stays there; a hand's path is a few
+    waves that begin and end at rest."""
+    wander, handheld = amounts
+    camera = np.zeros((len(shares), 4))
+    somewhere = [WANDER * np.clip(code[4], -2, 2), WANDER * np.clip(code[5], -2, 2), 0.3 * ZOOM_IN * math.tanh(code[6])]
+    camera[:, :3] = wander * ease(shares)[:, None] * somewhere
     waves = np.sin(math.pi * shares) ** 2 * np.stack([np.cos(2 * math.pi * k * shares) for k in (1, 2, 3, 4)])
-    path = np.zeros((len(shares), 4))
-    path[:, 0] = SHAKE * (code[4] * waves[1] + code[5] * waves[3])
-    path[:, 1] = SHAKE * (code[6] * waves[0] + code[7] * waves[2])
-    path[:, 3] = TREMBLE * (code[5] * waves[0] + code[6] * waves[3])
-    return amount * path
+    camera[:, 0] += handheld * SHAKE * (code[4] * waves[1] + code[5] * waves[3])
+    camera[:, 1] += handheld * SHAKE * (code[6] * waves[0] + code[7] * waves[2])
+    camera[:, 3] += handheld * TREMBLE * (code[5] * waves[0] + code[6] * waves[3])
+    return camera
 
 
 def _light(motion: Motion, move: Move, before: Statistics, done: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from engine.media import image
-from engine.story.moves import OPPOSITES
+from engine.pocket.asked import OPPOSITES
 from engine.story.vocabulary import Action
 
 # A day and a year, in the order in which they happen; moves that are not offered are skipped.

@@ -11,9 +11,9 @@ from itertools import cycle, islice
 
 from engine.domain import Beat, Source, clean_prompt, fold
 from engine.errors import InputError
+from engine.pocket.reading import Reading
 from engine.story import arc
 from engine.story.drafter import MAX_KEYWORDS_CHARACTERS, Brief, Kind
-from engine.story.moves import Reading
 from engine.story.vocabulary import Action, Vocabulary
 
 MAX_SUBJECT_WORDS = 8

@@ -14,7 +14,7 @@ import ftfy
 from tokenizers import Tokenizer
 
 from engine.config import Preset
-from engine.pocket import lexicon
+from engine.pocket.reading import wish_of
 
 ORIGINAL_FOLDER = "google/umt5-xxl"  # in a folder as Wan-AI publishes it
 CACHED_PROMPTS = 4096
@@ -23,17 +23,17 @@ CACHED_PROMPTS = 4096
 def token_counter(preset: Preset) -> Callable[[str], int] | None:
     """Tokens of a prompt, the closing one included; None where the tokenizer's file is not there or not readable.
 
-    The embedded model has a token for each word that it knows, and none for any other.
+    The embedded model has a token for each move that a prompt asks for, and for how much and how fast.
     """
     if preset.family == "pocket":
-        return num_known_words
+        return num_heard
     path = tokenizer_file(preset)
     return _counter(path, path.stat().st_mtime_ns) if path else None
 
 
-def num_known_words(prompt: str) -> int:
-    """How many words of a prompt reach the embedded model's text encoder."""
-    return len(lexicon.understood(prompt))
+def num_heard(prompt: str) -> int:
+    """How many tokens of a prompt reach the embedded model's text encoder."""
+    return len(wish_of(prompt).tokens)
 
 
 def token_limit(preset: Preset) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.config import Preset
 from engine.errors import WeightsMismatch
-from engine.story.moves import Reading, read
+from engine.pocket.reading import Reading, read
 
 
 class Action(BaseModel):

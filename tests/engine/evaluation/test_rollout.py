@@ -93,7 +93,7 @@ def test_exact_fields_lose_less_when_they_are_composed_than_when_frames_are_hand
 @pytest.mark.parametrize("is_composed", [False, True])
 def test_a_perfect_model_that_is_asked_for_nothing_repeats_the_first_frame(preset, is_composed):
     chain = make_chains(1, 0, 3, SIZE)[0]
-    still = replace(chain, asked=(ask((), random.Random(0)),) * 3)
+    still = replace(chain, asked=(ask(("stay",), random.Random(0)),) * 3)
     *_, last = rollout.exact_film(preset, [still], sampling("film", is_composed=is_composed))
     assert np.abs(last[0, -1].astype(int) - chain.anchor).max() <= 1
 

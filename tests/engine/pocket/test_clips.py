@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.pocket import clips, codec, world
+from engine.pocket import asked, clips, codec, world
 from engine.pocket.layout import FIELDS, GROUPS, code_of, scales
 from engine.pocket.motion import Motion
 from engine.pocket.pictures import toy_scenes
@@ -52,8 +52,9 @@ def test_condition_and_clip_agree_on_what_is_given_and_begin_with_the_first_fram
     clip = drawn(picture, padding=padding)
     assert clip.latents.shape == clip.condition.shape == (scales().shape[1], 7, 2, 3)
     assert torch.equal(clip.latents[GIVEN], clip.condition[GIVEN])
-    for fields in (clip.latents[FIELDS, 0], clip.condition[FIELDS, 0]):
-        assert fields.abs().max() == 0
+    assert clip.condition[FIELDS, 0].abs().max() == 0
+    for name in ("camera", "light", "levels", "wind", "local"):
+        assert clip.latents[GROUPS[name].channels, 0].abs().max() == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -68,7 +69,7 @@ def test_anchor_padding_is_the_way_back_to_the_picture(picture):
     past = clips.draw_past(picture, random.Random(3), FRAMES, 1, 3)
     assert np.abs(past.state.camera).max() > 0.01 or np.abs(past.state.light).max() > 0.01
     code = [0.0] * world.CODES
-    clip = clips.make(past, clips.caption(random.Random(0)), code, num_frames=FRAMES, padding="anchor")
+    clip = clips.make(past, asked.draw(random.Random(0)).move, code, num_frames=FRAMES, padding="anchor")
     back = told(clip.condition)[1:].after(past.state)
     np.testing.assert_allclose(back.camera, 0, atol=1e-6)
     np.testing.assert_allclose(back.light, 0, atol=1e-6)
@@ -76,13 +77,14 @@ def test_anchor_padding_is_the_way_back_to_the_picture(picture):
 
 def test_the_code_of_a_clip_decides_what_its_prompt_leaves_open(picture):
     past = clips.draw_past(picture, random.Random(3), FRAMES, 1, 0)
-    asked = clips.Caption("", world.Move(free=(("wander", 1.0),)))
+    move = world.Move(free=(("pan", 1.0), ("wander", world.MUCH)))
     one, other = (
-        clips.make(past, asked, [value] * world.CODES, num_frames=FRAMES, padding="zeros").latents for value in (-1, 1)
+        clips.make(past, move, [value] * world.CODES, num_frames=FRAMES, padding="zeros").latents for value in (-1, 1)
     )
     assert (code_of(one[None]) == -1).all() and (code_of(other[None]) == 1).all()
     assert told(one).camera[-1, 0] == pytest.approx(-told(other).camera[-1, 0], abs=1e-6)
-    assert abs(told(one).camera[-1, 0]) > 0.05
+    assert abs(told(one).camera[-1, 0]) == pytest.approx(world.PAN, abs=1e-6)  # the free path is not in these channels
+    assert codec.read_paths(one).tolist() == [world.MUCH, 0.0]
 
 
 # What was handed over with errors
@@ -158,8 +160,8 @@ def test_the_condition_is_what_the_codec_says_of_the_deviated_frames(picture, pa
     past = clips.draw_past(picture, random.Random(seed), FRAMES, 1, 2)
     known = Motion.still(5 if padding == "zeros" else 1, ASPECT)
     known.camera[1:], known.light[1:, :2] = 0.01 * (1 + seed), -0.02 * (1 + seed)
-    asked, code = clips.caption(random.Random(seed)), [0.3] * world.CODES
-    clip = clips.make(replace(past, known=known), asked, code, num_frames=FRAMES, padding=padding)
+    move, code = asked.draw(random.Random(seed)).move, [0.3] * world.CODES
+    clip = clips.make(replace(past, known=known), move, code, num_frames=FRAMES, padding=padding)
     errors = errors_of(frames=2, seed=seed)
     _, condition = deviated(clip, errors, padding)
     state = deviation_of(errors, clip.latents).after(past.state)
@@ -190,7 +192,7 @@ def test_the_clip_to_aim_at_begins_with_what_there_is_and_ends_in_the_true_film(
 def test_errors_are_undone_without_a_jump(picture):
     """No latent frame corrects more than a third of a deviation that stays."""
     past = clips.draw_past(picture, random.Random(0), FRAMES, 1, 0)
-    clip = clips.make(past, clips.Caption("", world.Move()), [0.0] * world.CODES, num_frames=FRAMES, padding="anchor")
+    clip = clips.make(past, world.Move(), [0.0] * world.CODES, num_frames=FRAMES, padding="anchor")
     errors = errors_of()
     latents, _ = deviated(clip, errors, "anchor")
     path = latents[CAMERA, :, 0, 0]
@@ -198,9 +200,9 @@ def test_errors_are_undone_without_a_jump(picture):
 
 
 def test_levels_wind_code_and_local_fields_stay_as_they_are(picture):
-    asked = clips.Caption("", world.Move(levels=(("calm", 1.0), ("snow", 0.7)), camera=(0.1, 0, 0, 0)))
+    move = world.Move(levels=(("calm", 1.0), ("snow", 0.7)), camera=(0.1, 0, 0, 0))
     past = clips.draw_past(picture, random.Random(0), FRAMES, 1, 0)
-    clip = clips.make(past, asked, [0.5] * world.CODES, num_frames=FRAMES, padding="anchor")
+    clip = clips.make(past, move, [0.5] * world.CODES, num_frames=FRAMES, padding="anchor")
     latents, _ = deviated(clip, errors_of(), "anchor")
     for name in ("levels", "wind", "local", "code"):
         channels = GROUPS[name].channels

@@ -192,6 +192,25 @@ def test_what_follows_known_frames_begins_where_they_end():
     known = Motion.still(5, ASPECT)
     known.camera[:, 0] = np.linspace(0, 0.004, 5)
     latents = torch.zeros(CHANNELS, NUM_KNOTS, *GRID)
-    onward = codec.follow(latents, np.zeros(3), known)
+    onward = codec.follow(latents, np.zeros(3), known, [1.0] * world.CODES)
     assert len(onward) == 4 * (NUM_KNOTS - 2) + 1
     assert np.abs(onward.camera).max() == 0
+
+
+@pytest.mark.parametrize("told, taken", [(0.1, 0.0), (0.45, 0.5), (1.2, 1.0), (1.9, world.MUCH)])
+def test_a_free_path_is_the_seeds_and_comes_in_amounts(told, taken):
+    code = [1.0, 0.0, 0.0, 0.0, 0.5, -1.0, 2.0, 0.3]
+    latents = torch.zeros(CHANNELS, NUM_KNOTS, *GRID)
+    codec.put_paths(latents, np.array([told, 0.0]))
+    onward = codec.follow(latents, np.zeros(3), Motion.still(1, ASPECT), code)
+    path = world.path(np.array([taken, 0.0]), code, world.progress(world.GROUP * (NUM_KNOTS - 1) + 1))
+    np.testing.assert_allclose(onward.camera[:: world.GROUP], path, atol=1e-9)
+
+
+def test_a_light_is_heard_as_a_whole(first):
+    motion = asked()
+    motion.light[:] = 0.0
+    motion.light[:, 0] = np.linspace(0, 0.4, len(motion))
+    motion.light[:, 10] = np.linspace(0, 0.002, len(motion))  # by itself too little to have been asked for
+    found = codec.read(written(motion, first), codec.mean_of(first), ASPECT)
+    assert found.light[-1, 10] == pytest.approx(0.002, abs=1e-5)

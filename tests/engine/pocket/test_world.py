@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from engine.pocket import captions, pictures, world
+from engine.pocket import asked, pictures, world
 from engine.pocket.motion import LUMA, Motion
 
 NUM_FRAMES = 25
@@ -107,10 +107,13 @@ def test_seeds_change_the_timing_but_not_the_end(smalls):
     assert np.ptp(middles) > 0.03
 
 
-def test_a_seed_decides_which_way_an_open_pan_goes(smalls):
-    move = world.Move(free=(("pan", 1.0),))
-    ways = {np.sign(perform(move, smalls[0], [0, 0, 0, 0, code, 0, 0, 0]).camera[-1, 0]) for code in (-1.0, 1.0)}
-    assert ways == {-1.0, 1.0}
+def test_a_seed_decides_where_a_free_camera_wanders_and_which_way_the_wind_blows(smalls):
+    wander = world.Move(free=(("wander", 1.0),))
+    ends = [perform(wander, smalls[0], [0, 0, 0, 0, code, 0, 0, 0]).camera[-1, 0] for code in (-1.0, 0.5)]
+    assert ends == pytest.approx([-world.WANDER, 0.5 * world.WANDER])
+    drift = world.Move(levels=(("drift", 0.6),))
+    ways = [perform(drift, smalls[0], [0, 0, 0, 0, 0, 0, code, 0]).wind[-1, 0] for code in (-0.01, 2.0)]
+    assert ways == [-1.0, 1.0]
 
 
 def test_a_hand_trembles_on_the_way_and_is_steady_at_both_ends(smalls):
@@ -121,7 +124,7 @@ def test_a_hand_trembles_on_the_way_and_is_steady_at_both_ends(smalls):
 
 @pytest.mark.parametrize("name", [*world.CAMERAS, *world.LIGHTS])
 def test_every_clip_starts_from_its_first_frame(smalls, name):
-    move = captions.compose([name], random.Random(0), plain=True).move
+    move = asked.of(name).move
     clip = perform(move, smalls[1])
     assert not clip.camera[0].any() and not clip.light[0].any()
     assert clip.camera[-1].any() or clip.light[-1].any()

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from engine.config import load_preset
+from engine.pocket.phrases import OFFERS
 from engine.story.drafter import Brief, draft
 from engine.story.review import review
 from engine.story.template import TemplateDrafter
@@ -112,7 +113,8 @@ def test_the_pocket_is_judged_by_its_moves_and_its_tokens(picture):
     assert review(prompts, **about) == ()
     assert kinds([*prompts[:3], "The lake dances."], **about) == [(3, "move")]
     assert kinds([prompts[0], prompts[0]], **about) == [(1, "repeat")]
-    assert kinds([prompts[0] + " The camera moves slowly and gently" * 8], **about) == [(0, "length")]
+    everything = ". ".join(offer.phrases[0].format(subject="the lake") for offer in OFFERS if offer.kind != "stay")
+    assert (0, "length") in kinds([everything], **about)
 
 
 def test_several_prompts_in_a_shot_are_one_remark():

@@ -1,11 +1,9 @@
-import random
-
 import pytest
 
 from engine.config import load_preset
-from engine.pocket import captions, lexicon
+from engine.pocket import asked, lexicon
 from engine.pocket.phrases import OFFERS
-from engine.story.moves import OPPOSITES, read
+from engine.pocket.reading import read
 from engine.story.vocabulary import Vocabulary, vocabulary_of
 
 SUBJECTS = (
@@ -78,7 +76,7 @@ def test_what_is_heard_and_what_is_ignored_is_said_word_for_word(pocket):
     )
     assert reading.heard == ("camera", "slowly", "pans", "left", "little", "fog")
     assert reading.ignored == ("cathedral", "unicorns", "dance")
-    assert [(move.name, move.amount) for move in reading.moves] == [("pan_left", "a little"), ("fog", "")]
+    assert [(move.name, move.amount) for move in reading.moves] == [("pan_left", "little"), ("fog", "")]
     silent = pocket.reading("A dragon lands on the roof")
     assert silent.moves == silent.heard == () and silent.ignored == ("lands", "roof")
 
@@ -87,19 +85,6 @@ def test_every_word_is_known_or_ignored_or_carries_no_meaning(pocket):
     for prompt in ("${alert(1)} <img src=x>", "word " * 200, "naïve café’s don’t", "\u202e\U0001f319 ?!"):
         reading = pocket.reading(prompt)
         assert not set(reading.ignored) & set(lexicon.words()) and len(set(reading.ignored)) == len(reading.ignored)
-
-
-def test_the_reader_understands_the_grammar_that_the_model_learned_from():
-    """Of captions the rest has words that the lexicon does not hear, or means two things."""
-    rng = random.Random(7)
-    all_names = [*captions.CAMERA_NAMES, *captions.LIGHT_NAMES, *captions.LIVING_NAMES]
-    right = 0
-    for number in range(1200):
-        names = rng.sample(all_names, 1 + number % 2)
-        asked = {name for name in names if OPPOSITES.get(name) not in names}
-        found = set(read(captions.compose(names, rng).text).names) - {"stay"}
-        right += found == asked
-    assert right / 1200 > 0.93
 
 
 def test_the_first_named_move_counts_and_rest_only_where_nothing_else_is_asked(pocket):
@@ -118,13 +103,7 @@ def test_moves_that_a_vocabulary_does_not_offer_are_not_read():
 
 def test_every_move_of_the_grammar_can_be_offered_with_its_kind():
     kinds = {offer.name: offer.kind for offer in OFFERS}
-    assert kinds == {"stay": "stay"} | {
-        name: kind
-        for kind, names in (
-            ("camera", captions.CAMERA_NAMES), ("light", captions.LIGHT_NAMES), ("living", captions.LIVING_NAMES)
-        )
-        for name in names
-    }  # fmt: skip
+    assert kinds == {"stay": "stay"} | {name: kind for kind, names in asked.KINDS.items() for name in names}
 
 
 @pytest.mark.parametrize("offer", OFFERS, ids=lambda offer: offer.name)

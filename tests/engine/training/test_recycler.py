@@ -37,7 +37,7 @@ def resting():
     for seed in range(COUNT):
         picture = 0.6 * toy_scenes(1, 32, 32, seed=seed)[0]
         past = clips.draw_past(picture, random.Random(seed), FRAMES, 1, 0)
-        still = clips.Caption("", world.Move())
+        still = world.Move()
         made.append(clips.make(past, still, [0.2] * world.CODES, num_frames=FRAMES, padding="anchor"))
     latents, condition = (torch.stack([getattr(clip, name) for clip in made]) for name in ("latents", "condition"))
     return latents, mask_first(condition, world.GROUP)

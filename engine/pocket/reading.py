@@ -8,8 +8,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
-from engine.pocket import lexicon
+from engine.pocket import asked, lexicon
+from engine.pocket.asked import OPPOSITES, Amount, Asked, Pace, Side, Wish
+from engine.pocket.world import CAMERAS
 
 CACHED_PROMPTS = 4096
 
@@ -22,10 +25,10 @@ FUNCTION = _set(
     """a an the this that these those is are was were be been being am of by for if or so than there here its his her
     their my our your will would can could has have had do does did who which what where whose some any both each every
     other another such again once more most just also too one two three under behind between beside before near like it
-    everything we i you me him them"""
+    everything i you me him them ever very all whole entire show us"""
 )  # words that carry no meaning of their own: neither heard nor ignored
 PREPOSITIONS = _set("of by at under behind between beside before beneath against inside within like near")
-MARKS = re.compile(r"[.,;:!?…—]|\s-\s")
+MARKS = re.compile(r"[.,;:!?…—–+&/|()\n]|\s-\s")
 
 JOINERS = {"and", "while", "then", "but"}
 RELATIONS = {"in", "over", "on", "to", "from", "down"}  # concepts that a noun can follow as an object
@@ -33,7 +36,7 @@ HOW = {"little", "far", "slow", "fast"}
 LIVING = {"water", "wave", "tree", "leaf", "cloud", "wind", "smoke", "fog", "snow", "rain", "storm", "lamp", "weather"}
 NOUNS = LIVING | {"camera", "agent", "night", "sunrise", "noon", "sunset", "sun", "autumn", "winter", "light", "colour"}
 CAMERA_VERBS = _set(
-    "pan slide move drift turn look tilt rise sink zoom push pull widen approach retreat roll wander come"
+    "pan slide follow move drift turn look tilt crane rise sink zoom push pull widen approach retreat roll wander come"
 )
 VERBS = CAMERA_VERBS | _set("handheld stay stop change set fall sway blow twinkle wave clear dark bright winter")
 WAYS = {"left", "right", "up", "down", "in", "out", "closer", "away", "clockwise", "counter", "sideways"}
@@ -41,34 +44,84 @@ PANS = {"left": "pan_left", "right": "pan_right", "up": "tilt_up", "down": "tilt
 ZOOMS = {"in": "zoom_in", "closer": "zoom_in", "out": "zoom_out", "away": "zoom_out"}
 ROLLS = {"left": "roll_left", "counter": "roll_left", "right": "roll_right", "clockwise": "roll_right"}
 AIMED = {"zoom": "zoom_in", "push": "zoom_in", "approach": "zoom_in", "pull": "zoom_out", "retreat": "zoom_out"}
-OPEN = {"pan": "pan", "slide": "pan", "tilt": "tilt", "roll": "roll", "move": "wander", "drift": "wander"}
-OPEN |= {"wander": "wander", "rise": "tilt_up", "sink": "tilt_down", "widen": "zoom_out"} | AIMED
-UNBIDDEN = {"pan", "slide", "zoom", "wander", "approach", "retreat"}  # ask for something by themselves: “a zoom”
-OPPOSITES = {
-    "pan_left": "pan_right", "tilt_up": "tilt_down", "zoom_in": "zoom_out", "roll_left": "roll_right"
-}  # fmt: skip
-OPPOSITES |= {other: name for name, other in OPPOSITES.items()}
-DENIALS = {"without", "no", "avoid", "nor", "lack", "lacking"}  # of what follows
+OPEN = {"pan": "pan_right", "slide": "pan_right", "tilt": "tilt_up", "roll": "roll_right"}  # where no way is named
+OPEN |= {"move": "wander", "drift": "wander", "wander": "wander"} | AIMED
+OPEN |= {"rise": "tilt_up", "sink": "tilt_down", "widen": "zoom_out"}
+GUESSED = {"pan", "slide", "tilt", "roll"}  # of these the way is a guess, which any way that is named overrides
+UNBIDDEN = {"pan", "slide", "zoom", "wander", "approach", "retreat", "widen"}  # “a zoom” asks for something by itself
+TRUCKED = {"left", "right", "in", "out", "along", "past", "to", "slowly"}  # what follows a camera that trucks
+ENDS = {"stop", "clear"}  # “the storm dies”, “the fog clears”
+ARTICLES = _set("a an the this that my our his her their its")
+DENIALS = {"without", "no", "avoid", "nor", "lack", "lacking", "forget"}  # of what follows
+# Words that mean something else together.
+_IDIOMS = {
+    "night": "after dark, pitch dark, pitch black",
+    "sunrise": """first light, day breaks, day broke, day is breaking, break of day, new day, rising sun, early light,
+        first rays""",
+    "noon": """twelve o'clock, sun stands high, sun is high, sun is at its highest, sun overhead, sun high, high sun,
+        at its zenith, at the zenith""",
+    "sunset": """golden hour, magic hour, blue hour, last light, setting sun, sinking sun, dying light, day ends, last
+        rays""",
+    "autumn": """fall colours, fall colors, fall foliage, fall leaves, fall season, fall weather, the fall, to fall,
+        leaves turn gold, for fall""",
+    "rain": "drops of rain, rain drops",
+    "closer": "close up, close ups",
+    "counter": "counter clockwise, anti clockwise, against the clock",
+    "retreat": """back away, back out, back off, backing away, backing out, backing off, draw back, drawing back, draw
+        away, drawing away, fall back, move farther away, move further away""",
+    "retreats": "backs away, backs out, backs off, draws back, draws away, backed away, drew back",
+    "approach": """draw near, draw nearer, draw ever nearer, draw ever closer, draw close, draw closer, drawing near,
+        drawing nearer, drawing closer, draw in, close in, get near, drawing in""",
+    "approaches": "draws near, draws nearer, draws closer, draws close, draws in, drew nearer, drew closer",
+    "camera": "our eye, our eyes, our gaze, our view, our viewpoint, the gaze",
+    "far": "all the way",
+    "still": "smooth and still",
+    "little": "light push, light zoom, light pan, light tilt, light drift",
+    "": """takes in, take in, taking in, as it is, as they are, as it was, frying pan, baking pan, sauce pan, hot
+        pan, iron pan, pan sizzles, pan of, rolling pin, each other, set for, is set, are set, make it, let it,
+        so does, up and down the, close friends, midnight blue, starting close, starting wide, starting tight,
+        beginning close, in fact, light blue, dark blue, light bulb, zoom lens, snow globe, snow globes, storm
+        of, light years, night club, winter sale, end on, ends on, zoom meeting, zoom call, night porter, night
+        watchman, night shift, river bank, river banks, west bank, bank of, tip of, microscope slide, peter pan,
+        pan flute""",
+    "right": "left to right, from left to right",
+    "left": "right to left, from right to left",
+    "up": "bottom to top, toe to head, foot to top, from bottom to top",
+    "down": "top to bottom, head to toe, from top to bottom",
+    "fog": "pea soup",
+}
+IDIOMS = {tuple(lexicon.split(phrase)): concept for concept, listed in _IDIOMS.items() for phrase in listed.split(",")}
+LONGEST_IDIOM = max(map(len, IDIOMS))
+KEPT = _set("push zoom pan tilt drift")  # “a light push” is a push, and a little
+WORN = _set(
+    """coat coats dress dresses boots boot jacket cloak hat hats hair shirt shoes scarf gown suit gloves uniform apron
+    eyes skirt trousers sweater robe veil crown beard umbrella clothes costume cap socks tie blouse"""
+)
+SIZES = _set(
+    "small tiny little half big huge great long deep strong heavy thick dense massive extreme intense subtle slight"
+)  # adjectives of amount
+COLOURS = _set("white black red orange brown yellow blue green grey gray gold golden pink purple")
+LOOKS = _set("night dark sunrise noon sunset fog storm autumn winter gold bright brown white snow light colour clear")
 FLAKES = {"snowing", "snowfall", "snowstorm", "snowflake", "snowflakes", "blizzard", "flurry", "flake", "flakes"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One move that a prompt names, and how much of it: "a little", "far", or "" for as much as usual."""
-
-    name: str
-    amount: str = ""
 
 
 @dataclass(frozen=True)
 class Reading:
     """moves: in the order of the prompt, "stay" only where nothing else is asked for. heard: the words that ask for
-    them. ignored: words that the model does not know, which change nothing. Lower case, each once.
+    them. ignored: words that the model does not know, which change nothing. Lower case, each once. pace, wind: as in
+    `Wish`.
     """
 
     moves: tuple[Asked, ...] = ()
     heard: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    pace: Pace = ""
+    wind: Side = ""
+
+    @property
+    def wish(self) -> Wish:
+        """What is asked of the model."""
+        return Wish(tuple(move for move in self.moves if move.name != "stay"), self.pace, self.wind)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,29 +134,71 @@ def read(prompt: str) -> Reading:
     found: dict[str, str] = {}
     heard: list[str] = []
     rests: list[str] = []
+    named: set[str] = set()
+    pace, wind, last = "", "", ""
     before = _Before()
     known = lexicon.words()
     for clause in _clauses(prompt, known):
-        asked, words = clause.asks(before)
+        names, words = clause.asks(before)
         before = clause.leaves(before)
-        amount = next((text for concept, text in (("little", "a little"), ("far", "far")) if concept in clause), "")
-        for name in asked:
+        pace = pace or clause.pace
+        wind = wind or (clause.side if "drift" in names else "")
+        amount = clause.amount
+        if clause.is_continued:  # “up and left a little”
+            amount = amount or found.get(last, "")
+            if last in found:
+                found[last] = found[last] or amount
+        for name in names:
             if name != "stay":
                 found.setdefault(name, amount)
-        (heard if any(name != "stay" for name in asked) else rests).extend(words if asked else ())
+                last = name
+                if name not in clause.guessed:
+                    named.add(name)
+        (heard if any(name != "stay" for name in names) else rests).extend(words if names else ())
+    if named & set(CAMERAS):
+        found = {name: amount for name, amount in found.items() if name in named}
     kept = {name: amount for name, amount in found.items() if OPPOSITES.get(name) not in found}
     if len(kept) < len(found) or (not kept and rests):
         rests = rests or heard
     moves = tuple(Asked(name, amount) for name, amount in kept.items())
     if not moves and rests:
         moves, heard = (Asked("stay"),), rests
-    ignored = [word for word in _words(prompt) if word not in {*known, *FUNCTION, *PREPOSITIONS} and len(word) > 1]
-    return Reading(moves, tuple(dict.fromkeys(heard)), tuple(dict.fromkeys(ignored)))
+    words = (word for part in MARKS.split(prompt) for word in _heard(part, known))
+    unknown = (word.text for word in words if not word.concept and " " not in word.text and len(word.text) > 1)
+    ignored = [text for text in unknown if text not in FUNCTION and text not in PREPOSITIONS]
+    return Reading(moves, tuple(dict.fromkeys(heard)), tuple(dict.fromkeys(ignored)), pace, wind)
+
+
+def wish_of(prompt: str) -> Wish:
+    """What `prompt`, in English or spelt out (see `asked.spelt`), asks of the model."""
+    return asked.parse(prompt) or read(prompt).wish
 
 
 def _words(text: str) -> list[str]:
     """The words of a text; what an apostrophe parts from a word is none."""
     return lexicon.split(re.sub(r"['’](s|t|re|ve|ll|d|m)\b", " ", text))
+
+
+def _heard(text: str, known: dict[str, str]) -> Iterable["_Word"]:
+    """The words of a part of a prompt with their concepts; some together are one, with a concept of its own."""
+    text = re.sub(rf"\b\w+-({'|'.join(COLOURS)})\b", " ", text.lower())  # “a snow-white swan”
+    words = _words(text)
+    place = 0
+    while place < len(words):
+        lengths = range(LONGEST_IDIOM, 1, -1)
+        length = next((n for n in lengths if tuple(words[place : place + n]) in IDIOMS), 1)
+        together = words[place : place + length]
+        concept = IDIOMS[tuple(together)] if length > 1 else known.get(together[0], "")
+        if together[-1] in KEPT and length > 1 and concept:
+            length, together = length - 1, together[:-1]
+        if together == ["truck"] and place + 1 < len(words) and words[place + 1] in TRUCKED:
+            concept = "slide" if not place or words[place - 1] not in ("a", "the", "an") else concept
+        if together[0] in ("named", "called"):
+            length = 2
+        verb = concept.removesuffix(lexicon.THIRD)
+        third = concept != verb and verb in VERBS
+        yield _Word(" ".join(together), verb if third else concept, third)
+        place += length
 
 
 @dataclass(frozen=True)
@@ -125,29 +220,31 @@ class _Before:
 def _clauses(prompt: str, known: dict[str, str]) -> Iterable["_Clause"]:
     for part in MARKS.split(prompt):
         words: list[_Word] = []
-        for text in _words(part):
-            concept = known.get(text, "")
-            verb = concept.removesuffix(lexicon.THIRD)
-            third = concept != verb and verb in VERBS
-            if text in DENIALS and words:  # “night falls without fog”: what comes before is not denied
-                yield _Clause(tuple(words))
-                words = []
-            words.append(_Word(text, verb if third else concept, third))
-            if concept in JOINERS and text != "only":
-                words.pop()
+        joint = ""
+        for word in _heard(part, known):
+            if word.text in DENIALS and words:  # “night falls without fog”: what comes before is not denied
+                yield _Clause(tuple(words), joint)
+                words, joint = [], ""
+            if word.text in WORN:
+                while words and words[-1].concept in LOOKS:
+                    words.pop()
+            if word.concept in JOINERS and word.text != "only":
                 if words:
-                    yield _Clause(tuple(words))
-                words = []
+                    yield _Clause(tuple(words), joint)
+                words, joint = [], word.concept
+            else:
+                words.append(word)
         if words:
-            yield _Clause(tuple(words))
+            yield _Clause(tuple(words), joint)
 
 
 class _Clause:
     """Words between two joints of a prompt. Rules note the places of the words that they go by in `used`."""
 
-    def __init__(self, words: tuple[_Word, ...]) -> None:
-        self.words = words
+    def __init__(self, words: tuple[_Word, ...], joint: str) -> None:
+        self.words, self.joint = words, joint
         self.used: set[int] = set()
+        self.guessed: set[str] = set()
         self.inherits = _Before()
 
     def __contains__(self, concept: str) -> bool:
@@ -174,14 +271,17 @@ class _Clause:
                     found = word.concept
                 is_object = False
             elif word.text in ("nothing", "nobody") or (not word.concept and word.text not in FUNCTION):
-                found = found or ("" if is_object or word.text.endswith("ly") else "stranger")
+                many = place + 1 == self.verb and re.search("[^s]s$", word.text)  # “two boxers move closer”
+                found = found or ("" if is_object or word.text.endswith("ly") else "agent" if many else "stranger")
             after_noun = word.concept in NOUNS  # “harbour lights”: the second of two is what is meant
         return found
 
     def leaves(self, before: _Before) -> _Before:
         verbs = [w.concept for place, w in enumerate(self.words) if w.concept in CAMERA_VERBS and self._is_verb(place)]
         subject = self.subject or (before.subject if self.verb is None or self._is_third else "")
-        verb = verbs[-1] if verbs and subject in ("", "camera") else before.verb if self.verb is None else ""
+        verb = before.verb if self.verb is None else ""
+        if verbs and subject in ("", "stranger", "camera"):
+            verb = verbs[-1]
         return _Before(subject, verb, "not" in self or (before.negated and self.verb is None))
 
     def asks(self, before: _Before) -> tuple[list[str], list[str]]:
@@ -199,7 +299,40 @@ class _Clause:
             self.used.update(self._places(*HOW))
         return names, [word.text for place, word in enumerate(self.words) if place in self.used]
 
+    @property
+    def amount(self) -> Amount:
+        """How much, said of what moves and not of a thing, as of “a small house”."""
+        of_moves = CAMERA_VERBS | LIVING | {"night", "sunrise", "noon", "sunset", "autumn", "winter"}
+        for place, word in enumerate(self.words):
+            of_thing = word.text in SIZES and self._describes(place) and self.words[place + 1].concept not in of_moves
+            if word.concept in ("little", "far") and not of_thing:
+                return word.concept
+        return ""
+
+    @property
+    def is_continued(self) -> bool:
+        """“and to the right”: only another way of what the clause before asks for."""
+        return self.joint == "and" and self.verb is None and self._is_fragment
+
+    @property
+    def pace(self) -> Pace:
+        """How fast, unless that is denied."""
+        if "not" in self:
+            return ""
+        return "slow" if "slow" in self else "quick" if "fast" in self else ""
+
+    @property
+    def side(self) -> Side:
+        """Where the wind carries what it carries."""
+        return next((word.concept for word in self.words if word.concept in ("left", "right")), "")
+
     # Where things stand
+
+    @property
+    def _objects(self) -> set[str]:
+        """Concepts of the words that come directly after a verb, articles left out."""
+        said = [word for word in self.words if word.text not in ARTICLES]
+        return {after.concept for word, after in pairwise(said) if word.concept in VERBS}
 
     @property
     def _is_third(self) -> bool:
@@ -264,14 +397,21 @@ class _Clause:
     def _is_cameras(self, place: int) -> bool:
         """Whether it is the camera that does this: named, told to (“pan left”), or as in the clause before."""
         if self.subject in ("", "stranger") and self.words[place].third:
-            return not self.subject and (self.inherits.subject == "camera" or "camera" in self)
+            by_camera = self.inherits.subject == "camera" or "camera" in self
+            return not self.subject and (by_camera or self.words[place].concept in ("pan", "zoom", "tilt"))
+        if not self.subject and self.joint == "and" and self.inherits.subject == "agent" and "camera" not in self:
+            return False  # “a man opens the door and steps in”
+        if self.subject == "stranger" and self._is_third:
+            return False  # “the chef pulls it back out”
         return self.subject in ("", "stranger", "camera")
 
     @property
     def _is_fragment(self) -> bool:
         """“and up”, “and to the right”: nothing but a way."""
         free = WAYS | HOW | {"to", "not", "from"}
-        return all(w.concept in free or w.text in FUNCTION for w in self.words) and bool(self._places(*WAYS))
+        said = [word for word in self.words if word.text not in FUNCTION and word.concept not in HOW | {"to"}]
+        leads = self.joint == "and" and bool(said) and said[0].concept in WAYS  # “and down in the distance”
+        return leads or (all(word.concept in free for word in said) and bool(self._places(*WAYS)))
 
     def _ways(self, start: int, end: int) -> list[int]:
         """Places of directions, without where a move comes from."""
@@ -283,27 +423,33 @@ class _Clause:
         ]
 
     def _is_origin(self, place: int) -> bool:
-        """“from the left”."""
+        """“from the left”, “on the left”."""
         earlier = [word for word in self.words[:place] if word.text not in FUNCTION]
-        return bool(earlier) and earlier[-1].concept == "from"
+        sides = ("from", "on") if self.words[place].concept in ("left", "right") else ("from",)
+        return bool(earlier) and (earlier[-1].concept in sides and earlier[-1].text != "onto")
 
     def _is_near(self, verb: int, place: int) -> bool:
         """Whether nothing stands between a verb and its direction but how and other directions."""
-        return all(w.concept in WAYS | HOW | {"", "to"} for w in self.words[verb + 1 : place])
+        return all(w.concept in WAYS | HOW | {"", "to", "camera"} for w in self.words[verb + 1 : place])
 
     def _moved(self, place: int, end: int, *, alone: bool) -> list[str]:
         verb, word = self.words[place].concept, self.words[place]
-        ways = self._ways(place + 1, end)
-        if not ways and place and self.words[place - 1].concept in WAYS and not word.third and not self.subject:
-            ways = [place - 1]  # “an upward tilt”
+        ways = [p for p in self._ways(place + 1, end) if self.words[p].concept not in ZOOMS or self._is_near(place, p)]
+        ways = self._along(place, ways)
         if "stop" in self and word.text in ("movement", "motion", "movements", "motions"):
             return []
-        ways = [p for p in ways if self.words[p].concept not in ZOOMS or p < place or self._is_near(place, p)]
         names = self._aimed(verb, ways)
+        if not names and not word.third and self.subject in ("", "stranger", "camera"):  # “an upward tilt”
+            before = next((p for p in range(place - 1, -1, -1) if self.words[p].concept != "camera"), place)
+            names = self._aimed(verb, [before]) if self.words[before].concept in WAYS else []
         by_name = self.subject == "camera" or "camera" in self or (self.inherits.subject == "camera" and word.third)
         if not names and verb in OPEN and not ways_of(ways, self.words) & set(PANS):
-            if by_name or verb in UNBIDDEN or (verb in ("tilt", "roll") and "camera" in self):
+            unbidden = verb in UNBIDDEN and not word.text.startswith("open")
+            unbidden = unbidden and not (self.joint == "and" and self.inherits.subject in LIVING)
+            unbidden = unbidden or (verb in ("rise", "sink") and not place and not word.third)  # “rise over the city”
+            if by_name or unbidden or (verb in ("tilt", "roll") and "camera" in self):
                 names = [OPEN[verb]]
+                self.guessed.update(names if verb in GUESSED else ())
             if verb == "push" and not names and self._next(place) in ("to", "on"):
                 names = ["zoom_in"]
             if verb in ("move", "drift") and "wander" in self:
@@ -314,25 +460,39 @@ class _Clause:
             self.used.add(place)
         return names
 
+    def _along(self, verb: int, ways: list[int]) -> list[int]:
+        """Without “down the alley” where the camera goes another way already."""
+        places = [p for p in ways if self.words[p].text in ("up", "down") and self._next_text(p) in ARTICLES]
+        others = [p for p in ways if p not in places]
+        if self.words[verb].concept in ("zoom", "push", "pull", "approach", "retreat"):
+            return others  # “retreats down the hallway”
+        return others if others and self.words[verb].concept in ("move", "slide", "drift") else ways
+
+    def _next_text(self, place: int) -> str:
+        return self.words[place + 1].text if place + 1 < len(self.words) else ""
+
     def _aimed(self, verb: str, ways: list[int]) -> list[str]:
         """Moves of a verb and its directions; those of another plane than the verb's are no directions of it."""
         said = {self.words[place].concept: place for place in ways}
         table: dict[str, str] = {}
-        if verb == "roll" or {"clockwise", "counter"} & set(said) or "sideways" in said:
+        turned = "sideways" in said and verb not in ("push", "slide", "pan", "wander")
+        if verb == "roll" or {"clockwise", "counter"} & set(said) or turned:
             table = ROLLS
             if "counter" in said:
                 said.pop("clockwise", None)
-        elif verb in ("look", "turn", "rise", "sink"):
+        elif verb in ("look", "turn", "rise", "sink", "crane"):
             table = PANS
+        elif verb == "push" and set(said) & {"left", "right"} and not set(said) & set(ZOOMS):
+            table = PANS  # “dolly to the right”
         elif verb == "tilt":
             table = {**ROLLS, "up": "tilt_up", "down": "tilt_down"}
         elif verb in ("zoom", "push", "pull", "come", "approach", "retreat"):
             table = ZOOMS
             if verb in ("pull", "retreat"):
                 said.pop("in", None)
-            if verb == "come" and self.subject != "camera":
+            if verb == "come" and self.subject != "camera" and "camera" not in self._objects:
                 said = {way: place for way, place in said.items() if way in ("closer", "away")}
-        elif verb in ("pan", "slide", "move", "drift"):
+        elif verb in ("pan", "slide", "follow", "move", "drift", "wander"):
             table = PANS if set(said) & set(PANS) else ZOOMS
         if verb == "zoom" and len(said) > 1 and "closer" in said:
             said = {"closer": said["closer"]}
@@ -353,10 +513,16 @@ class _Clause:
     def _without_verb(self) -> list[str]:
         """“Closer and closer”, “a close up of the cat”, “camera left”, “counterclockwise”."""
         texts = [word.text for word in self.words if word.text not in FUNCTION]
-        if texts in (["closer"], ["wider"]) or texts[:2] == ["close", "up"]:
+        bare_way = not self.joint and all(w.concept in WAYS | HOW or w.text in FUNCTION for w in self.words)
+        if bare_way and (found := self._aimed("look", self._places("up", "down"))):
+            return found  # “Up, slowly”
+        bare = [word.text for word in self.words if word.text in texts and word.concept not in HOW]
+        if bare in (["closer"], ["nearer"], ["wider"]) or texts[:1] in (["close up"], ["closeup"]):
             self.used.update(self._places("closer", "away"))
-            return ["zoom_out" if texts == ["wider"] else "zoom_in"]
+            return ["zoom_out" if bare == ["wider"] else "zoom_in"]
         ways = [p for p in self._ways(0, len(self.words)) if not p or self.words[p - 1].concept not in ("on", "over")]
+        if (texts and texts[0] in ("toward", "towards")) or (len(texts) > 1 and texts[1] == "towards" and self.pace):
+            return ["zoom_in"]  # “slowly towards the house”
         turned = [p for p in ways if self.words[p].concept in ("clockwise", "counter")]
         if turned:
             return self._aimed("roll", turned)
@@ -376,15 +542,31 @@ class _Clause:
     # The light
 
     def _lights(self) -> list[str]:
-        return [name for name, rule in LIGHTS.items() if rule(self)]
+        names = [name for name, rule in LIGHTS.items() if rule(self)]
+        return names if len(names) < 2 else self._became(names)
+
+    def _became(self, names: list[str]) -> list[str]:
+        """Of several lights the last, where one becomes another: “dusk turns to night”, “from day to night”."""
+        places = {name: max(self._places(name), default=-1) for name in names}
+        last = max(places.values())
+        between = self.words[min(places.values()) : last] if min(places.values()) >= 0 else ()
+        becomes = any(word.concept in ("turn", "change", "stop", "to", "in") for word in between)
+        becomes = becomes and any(word.concept in ("to", "in") for word in between)
+        return [name for name in names if places[name] == last] if becomes else names
 
     def _named(self, concept: str) -> bool:
         """A noun that is enough to ask for its light, unless it ends: “the storm dies”."""
         places = self._places(concept)
-        ends = [p for p in places if self._next(p) == "stop" and self.words[p + 1].concept in HOW | {"stop"}]
-        kept = [place for place in places if place not in ends]
+        ends = [p for p in places if self._next(p) in ("stop", "clear") and self.words[p + 1].concept in HOW | ENDS]
+        ends += [p for p in places if concept == "fog" and self._next_text(p).startswith("lift")]
+        kept = [place for place in places if place not in ends and not self._is_kept(place)]
         self.used.update(kept)
         return bool(kept)
+
+    def _is_kept(self, place: int) -> bool:
+        """“Keep the daylight”: it is there already."""
+        earlier = [word for word in self.words[:place] if word.text not in FUNCTION]
+        return bool(earlier) and earlier[-1].concept == "stay" and not earlier[-1].third
 
     def _turns(self, concept: str) -> bool:
         """“becomes dark”, “turns white”: the picture takes on what the word says."""
@@ -415,21 +597,24 @@ class _Clause:
             return True
         darkens = [p for p in self._places("dark") if self.words[p].text.endswith(("ens", "ims"))]
         lies = [p for p in self._places("dark") if p > 1 and self.words[p - 2].text == "in" and not self._describes(p)]
+        if "weather" in self and self.words[-1].text in ("dark", "black"):  # “the sky is black”
+            lies.append(len(self.words) - 1)
         if (darkens and "weather" not in self and self.subject != "camera") or lies:
             self.used.update(darkens + lies)
             return True
         return False
 
     def _is_sunrise(self) -> bool:
-        if self._named("sunrise") or (self._has_sun and self._has("rise", "up", "come")):
+        if self._named("sunrise") or (self._has_sun and "stay" not in self and self._has("rise", "up", "come")):
             return True
         gold = self._places("gold")
-        lit = [p for p in gold if self._next(p) in ("light", "weather") or self._is_alone]
+        lit = [p for p in gold if self._next(p) in ("light", "weather") or (self._is_alone and not self.joint)]
         self.used.update(lit)
         return bool(lit)
 
     def _is_noon(self) -> bool:
-        if self._named("noon") or self._turns("bright") or (self._has_sun and self._has("twinkle")):
+        high = self._has_sun and ("stay" in self and self._has("up"))
+        if high or self._named("noon") or self._turns("bright") or (self._has_sun and self._has("twinkle")):
             return True
         shown = [p for p in self._places("bright") if self._next(p) in ("weather", "light")]
         shown += [p for p in self._places("bright") if self.words[p].third]
@@ -463,7 +648,9 @@ class _Clause:
                 self.used.add(fall)
                 return True
         brown = [p for p in self._places("brown", "gold") if self._next(p) in ("leaf", "brown")]
-        if "leaf" in self and self.subject != "agent" and (brown or self._turns("brown")):
+        if self._does("leaf", {"fall"}):
+            return True
+        if "leaf" in self and self.subject != "agent" and (brown or self._turns("brown") or self._turns("gold")):
             self.used.update([*brown, *self._places("leaf", "brown")])
             return True
         return False
@@ -512,7 +699,10 @@ class _Clause:
 
     def _is_haze(self) -> bool:
         moved = {"drift", "slide", "move", "rise"}
-        return self._does("fog", moved) or self._does("smoke", moved | {"come"})
+        if any(word.text.startswith("lift") for word in self.words):
+            return False
+        arrives = [p for p in self._places("in") if self.words[p - 1].concept in moved and not self._describes(p)]
+        return (not arrives and self._does("fog", moved)) or self._does("smoke", moved | {"come"})
 
     def _is_snow(self) -> bool:
         if not self._named("snow"):

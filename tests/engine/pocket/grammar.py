@@ -1,7 +1,7 @@
-"""Sentences that ask for moves, drawn at random from a grammar, each with the move that it asks for. Plain Python.
+"""Sentences that ask for moves, drawn at random from a grammar, each with the move that it asks for: what `reading` is
+tried on.
 
 In a pattern [a|b|] stands for one of its alternatives, {way} for a direction and {subject} for what is in the picture.
-The grammar is what the text encoder learns from; whatever is said with the words of the lexicon can be asked for.
 """
 
 import random
@@ -396,6 +396,7 @@ _NOT = (
     "[night|fog|winter|a storm|snow|the rain] [does not|doesn't|never] [come|fall|arrive|cover {subject}]",
 )
 LEVEL_LIGHT = {"snow": ("winter", 0.4), "rain": ("storm", 0.6)}  # what falling snow and rain do to the light
+OPEN = {"pan": "pan_right", "tilt": "tilt_up", "roll": "roll_right"}  # where no way is named
 CAMERA_NAMES = (*CAMERAS, "pan", "tilt", "roll", "wander", "handheld")
 LIGHT_NAMES = tuple(LIGHTS)
 LIVING_NAMES = ("ripple", "sway", "drift", "wind", "haze", "snow", "rain", "twinkle", "calm")
@@ -551,6 +552,8 @@ def _move(clauses: Sequence[_Clause], pace: str) -> Move:
             camera = [a + clause.amount * b for a, b in zip(camera, CAMERAS[clause.name], strict=True)]
         elif clause.name in LIGHTS:
             lights[clause.name] = min(clause.amount, 1.0)
+        elif clause.name in OPEN:
+            camera = [a + clause.amount * b for a, b in zip(camera, CAMERAS[OPEN[clause.name]], strict=True)]
         elif clause.name in CAMERA_NAMES:
             free.append((clause.name, clause.amount))
         elif clause.name == "wind":
