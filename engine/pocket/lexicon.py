@@ -24,13 +24,13 @@ _WORDS = {
     "pan": "to:pan to:sweep to:track to:scroll to:swivel to:swing to:scan to:survey",
     "follow": "to:follow",
     "slide": "to:slide to:glide to:travel to:shift to:pass to:sail to:fly",
-    "move": "to:move to:go to:head to:walk to:step to:run to:ease to:take movement motion",
+    "move": "to:move to:go to:head to:walk to:step to:run to:ease to:take to:flow movement motion",
     "drift": "to:drift to:float to:hover",
     "turn": "to:turn",
     "look": "to:look to:point to:gaze to:peer to:glance",
     "tilt": "to:tilt",
     "crane": "to:crane to:boom to:jib pedestal",
-    "rise": "to:rise to:climb to:ascend to:lift to:raise to:soar",
+    "rise": "to:curl to:rise to:climb to:ascend to:lift to:raise to:soar",
     "sink": "to:sink to:descend to:lower to:drop to:dip",
     "left": "left leftward leftwards leftmost",
     "right": "right rightward rightwards rightmost",
@@ -102,7 +102,7 @@ _WORDS = {
     "wave": "wave ripple to:ripple to:lap to:shimmer to:glisten to:splash to:undulate swell wavelet",
     "tree": """tree grass reed branch bush wheat forest palm meadow flower plant leafage bough twig fern corn crop
         blossom canopy wood hedge pine oak willow birch""",
-    "sway": "to:sway to:rustle to:bend to:flutter to:tremble to:stir to:quiver waving waved",
+    "sway": "to:nod to:sway to:rustle to:bend to:flutter to:tremble to:stir to:quiver waving waved",
     "wind": "wind breeze gust windy breezy gale",
     "blow": "to:blow",
     "smoke": "smoke steam vapour vapor fume",
@@ -122,7 +122,7 @@ _WORDS = {
     "from": "from",
 }
 _IRREGULAR = {
-    "take": "takes taking taken took",
+    "take": "takes taking taken took", "nod": "nods nodding nodded",
     "run": "runs running ran", "bury": "buries burying buried", "step": "steps stepping stepped",
     "go": "goes going gone went", "rise": "rises rising risen rose", "fall": "falls falling fallen fell",
     "come": "comes coming came", "begin": "begins beginning begun began", "fly": "flies flying flown flew",

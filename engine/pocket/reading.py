@@ -62,8 +62,8 @@ _IDIOMS = {
         at its zenith, at the zenith""",
     "sunset": """golden hour, magic hour, blue hour, last light, setting sun, sinking sun, dying light, day ends, last
         rays""",
-    "autumn": """fall colours, fall colors, fall foliage, fall leaves, fall season, fall weather, the fall, to fall,
-        leaves turn gold, for fall""",
+    "autumn": """fall colours, fall colors, fall foliage, fall leaves, fall season, fall weather, the fall, leaves turn
+        gold, for fall, season to fall, turns to fall, turn to fall, change to fall, changes to fall""",
     "rain": "drops of rain, rain drops",
     "closer": "close up, close ups",
     "counter": "counter clockwise, anti clockwise, against the clock",
@@ -78,12 +78,12 @@ _IDIOMS = {
     "still": "smooth and still",
     "little": "light push, light zoom, light pan, light tilt, light drift",
     "": """takes in, take in, taking in, as it is, as they are, as it was, frying pan, baking pan, sauce pan, hot
-        pan, iron pan, pan sizzles, pan of, rolling pin, each other, set for, is set, are set, make it, let it,
-        so does, up and down the, close friends, midnight blue, starting close, starting wide, starting tight,
-        beginning close, in fact, light blue, dark blue, light bulb, zoom lens, snow globe, snow globes, storm
-        of, light years, night club, winter sale, end on, ends on, zoom meeting, zoom call, night porter, night
-        watchman, night shift, river bank, river banks, west bank, bank of, tip of, microscope slide, peter pan,
-        pan flute""",
+        pan, iron pan, pan sizzles, pan of, rolling pin, each other, set for, is set, are set, make it, so does,
+        up and down the, close friends, midnight blue, starting close, starting wide, starting tight, beginning
+        close, in fact, light blue, dark blue, light bulb, zoom lens, snow globe, snow globes, storm of, light
+        years, night club, winter sale, end on, ends on, zoom meeting, zoom call, night porter, night watchman,
+        night shift, river bank, river banks, west bank, bank of, tip of, microscope slide, peter pan, pan
+        flute, wisp of, wisps of, veil of, veils of""",
     "right": "left to right, from left to right",
     "left": "right to left, from right to left",
     "up": "bottom to top, toe to head, foot to top, from bottom to top",
@@ -543,6 +543,8 @@ class _Clause:
 
     def _lights(self) -> list[str]:
         names = [name for name, rule in LIGHTS.items() if rule(self)]
+        if {"sunrise", "sunset"} <= set(names) and "sunrise" not in self:
+            names.remove("sunrise")  # “golden light of the setting sun”
         return names if len(names) < 2 else self._became(names)
 
     def _became(self, names: list[str]) -> list[str]:

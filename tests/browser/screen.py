@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, expect
 
 TIMEOUT_MS = 20_000
+FIRST_MS = 30_000  # until the page's scripts have run on a slow core
 
 
 class Screen:
@@ -29,7 +30,7 @@ class Screen:
 
     def open(self, path: str = "/") -> "Screen":
         self.page.goto(self.url + path)
-        expect(self.primary).to_be_visible()
+        expect(self.primary).to_be_visible(timeout=FIRST_MS)
         self.page.wait_for_function("window.svi.trigger && Object.keys(window.svi.setup).length > 0")
         return self
 
