@@ -8,6 +8,7 @@ from playwright.sync_api import Locator, Page, expect
 
 TIMEOUT_MS = 20_000
 FIRST_MS = 30_000  # until the page's scripts have run on a slow core
+expect.set_options(timeout=TIMEOUT_MS)  # five seconds are too few beside another browser on two slow cores
 
 
 class Screen:
