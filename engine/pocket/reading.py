@@ -1,7 +1,7 @@
 """What a prompt asks of the embedded model: which moves, in which of its words, and which words it does not know.
 
-The one rule for page, drafters and review. It goes by the concepts that the model hears (`engine.pocket.lexicon`), and
-by who does what in a clause, as the grammar has it that the model learned from. Plain Python.
+The one rule for model, page, drafters and review. It goes by the concepts of words (`engine.pocket.lexicon`), and by who
+does what in a clause. Plain Python.
 """
 
 import re
@@ -100,7 +100,9 @@ WORN = _set(
 SIZES = _set(
     "small tiny little half big huge great long deep strong heavy thick dense massive extreme intense subtle slight"
 )  # adjectives of amount
-COLOURS = _set("white black red orange brown yellow blue green grey gray gold golden pink purple")
+COLOURED = re.compile(
+    r"\b\w+-(white|black|red|orange|brown|yellow|blue|green|grey|gray|gold|golden|pink|purple)\b"
+)  # “a snow-white swan”
 LOOKS = _set("night dark sunrise noon sunset fog storm autumn winter gold bright brown white snow light colour clear")
 FLAKES = {"snowing", "snowfall", "snowstorm", "snowflake", "snowflakes", "blizzard", "flurry", "flake", "flakes"}
 
@@ -130,7 +132,7 @@ class Reading:
 
 @lru_cache(maxsize=CACHED_PROMPTS)
 def read(prompt: str) -> Reading:
-    """What `prompt` asks for, by the moves of the grammar, whether a vocabulary offers them or not."""
+    """What `prompt` asks for, whether a vocabulary offers it or not."""
     found: dict[str, str] = {}
     heard: list[str] = []
     rests: list[str] = []
@@ -181,8 +183,7 @@ def _words(text: str) -> list[str]:
 
 def _heard(text: str, known: dict[str, str]) -> Iterable["_Word"]:
     """The words of a part of a prompt with their concepts; some together are one, with a concept of its own."""
-    text = re.sub(rf"\b\w+-({'|'.join(COLOURS)})\b", " ", text.lower())  # “a snow-white swan”
-    words = _words(text)
+    words = _words(COLOURED.sub(" ", text.lower()))
     place = 0
     while place < len(words):
         lengths = range(LONGEST_IDIOM, 1, -1)
