@@ -1,7 +1,7 @@
 """What a prompt asks of the embedded model: which moves, in which of its words, and which words it does not know.
 
-The one rule for model, page, drafters and review. It goes by the concepts of words (`engine.pocket.lexicon`), and by who
-does what in a clause. Plain Python.
+The one rule for model, page, drafters and review. It goes by the concepts of words (`engine.pocket.lexicon`), and by
+who does what in a clause. Plain Python.
 """
 
 import re
