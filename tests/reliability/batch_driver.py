@@ -7,6 +7,7 @@ from engine import backends, cli, drafting
 from engine.domain import Beat
 from engine.story.choose import Choice
 from tests.fakes import ScriptedBackend
+from tests.reliability.victim import Report
 
 
 class Model:
@@ -25,10 +26,10 @@ class Model:
     def close(self) -> None: ...
 
 
-if __name__ == "__main__":
-    step_s, beat_s, *arguments = sys.argv[1:]
-    backends.open_backend = lambda preset, **_: ScriptedBackend(step_s=float(step_s))
-    if beat_s != "templates":
+def run(report: Report, arguments: list[str], step_s: float, beat_s: float | None) -> None:
+    """Run the batch; with `beat_s` its storylines are written by `Model`, else by templates."""
+    backends.open_backend = lambda preset, **_: ScriptedBackend(step_s=step_s)
+    if beat_s is not None:
         drafting.choose = lambda *_: Choice("qwen", "A model", "It was asked for.")
-        drafting.open_drafter = lambda *_: Model(float(beat_s))
+        drafting.open_drafter = lambda *_: Model(beat_s)
     sys.exit(cli.main(arguments))

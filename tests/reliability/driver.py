@@ -1,6 +1,5 @@
-"""Renders and exports one project with the scripted backend, printing each committed digest: something to kill."""
+"""Renders and exports one project with the scripted backend, reporting each committed digest: something to kill."""
 
-import sys
 from pathlib import Path
 
 from engine import film, storyboard
@@ -8,9 +7,10 @@ from engine.config import load_preset
 from engine.events import TakeCommitted
 from engine.project.store import Store
 from tests.fakes import ScriptedBackend
+from tests.reliability.victim import Report
 
 
-def run(folder: Path, preset_file: str, step_s: float = 0.0, report=lambda digest: None) -> None:
+def run(report: Report, folder: Path, preset_file: str, step_s: float = 0.0) -> None:
     preset = load_preset(preset_file)
     store = Store.open(folder)
     store.edit(lambda p: storyboard.append(p, ["the last clip"]) if len(p.clips) < 3 else p)
@@ -18,7 +18,3 @@ def run(folder: Path, preset_file: str, step_s: float = 0.0, report=lambda diges
         if isinstance(event, TakeCommitted):
             report(event.digest)
     film.export(store, preset, store.exports / "film.mp4")
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), lambda digest: print(digest, flush=True))

@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from engine import faults, film
 from engine.errors import DiskFull, StudioError
 from engine.project.store import Store
-from tests.reliability import driver
+from tests.reliability import driver, victim
 
 pytestmark = pytest.mark.reliability
 RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "100"))
@@ -44,7 +43,7 @@ def uninterrupted(fresh, preset_file):
     """Contents of a film that nothing happened to, and every fault point that was passed on the way."""
     folder = fresh()
     with faults.injected("*:kill:1000000000") as fault:
-        driver.run(folder, preset_file)
+        rendered(folder, preset_file)
     return contents(folder), dict(fault.hits)
 
 
@@ -58,17 +57,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def killed_run(folder: Path, preset_file: str, *, fault: str = "", after_s: float | None = None, step_s: float = 0.0):
-    """Run the driver until it is killed (or ends); the digests it had reported as finished."""
-    environment = os.environ | {"FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.reliability.driver", str(folder), preset_file, str(step_s)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    if after_s is not None:
-        time.sleep(after_s)
-        process.kill()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode in (0, -9), err
-    return out.split(), process.returncode == -9
+def rendered(folder: Path, preset_file: str) -> None:
+    driver.run(lambda digest: None, folder, preset_file)
+
+
+def forget_attempts(folder: Path) -> None:
+    store = Store(folder)
+    for digest in list(store.attempts()):
+        store.set_attempt(digest, 0)  # the quarantine after three crashes has its own test
 
 
 def assert_nothing_lost(folder: Path, reported: list[str]) -> None:
@@ -90,37 +86,34 @@ def test_a_kill_at_every_named_point_loses_nothing(fresh, preset_file, uninterru
     for point, hits in points.items():
         for n in sorted({1, hits}):
             folder = fresh()
-            reported, killed = killed_run(folder, preset_file, fault=f"{point}:kill:{n}")
+            reported, killed = victim.run(driver.run, folder, preset_file, fault=f"{point}:kill:{n}")
             assert killed, f"{point}:{n} was not reached"
             assert_nothing_lost(folder, reported)
-            driver.run(folder, preset_file)
+            rendered(folder, preset_file)
             assert contents(folder) == expected, f"the film differs after a kill at {point}:{n}"
 
 
 def test_random_kills_lose_nothing(fresh, preset_file, uninterrupted):
     expected, _ = uninterrupted
-    generator = random.Random(0)
-    kills = films = 0
+    patience, generator = victim.Patience(0, longest_s=0.6), random.Random(0)
+    kills = films = clips = 0
     while kills < RANDOM_KILLS:
         folder, reported = fresh(), []
         finished = False
         while not finished and kills < RANDOM_KILLS:
-            store = Store(folder)
-            for digest in list(store.attempts()):
-                store.set_attempt(digest, 0)  # the quarantine after three crashes has its own test
-            digests, killed = killed_run(
-                folder, preset_file, after_s=generator.uniform(0.25, 1.1), step_s=generator.choice([0.0, 0.01, 0.05])
-            )
+            forget_attempts(folder)
+            after_s, step_s = patience.after_s(clips), generator.choice([0.0, 0.01, 0.05])
+            digests, killed = victim.run(driver.run, folder, preset_file, step_s, after_s=after_s)
             kills += killed
             reported += digests
+            clips += len(digests)
             finished = not killed
             assert_nothing_lost(folder, reported)
-        store = Store(folder)
-        for digest in list(store.attempts()):
-            store.set_attempt(digest, 0)
-        driver.run(folder, preset_file)
+        forget_attempts(folder)
+        rendered(folder, preset_file)
         assert contents(folder) == expected
         films += 1
+    assert films > 1
     sys.stdout.write(f"{kills} kills over {films} films: 0 corrupt, 0 lost, 0 duplicate\n")
 
 
@@ -132,14 +125,14 @@ def test_the_nth_write_may_fail_for_every_n(fresh, preset_file, uninterrupted, a
         folder = fresh()
         with faults.injected(f"*:{action}:{n}") as fault:
             try:
-                driver.run(folder, preset_file)
+                rendered(folder, preset_file)
             except DiskFull as err:
                 assert "safe" in err.hint
             except OSError:  # raised at a point that is not a write (clip.step …): a bug there is the process's end
                 assert next(reversed(fault.hits)).startswith("clip.")
         assert fault.fired
         assert_nothing_lost(folder, [])
-        driver.run(folder, preset_file)
+        rendered(folder, preset_file)
         assert contents(folder) == expected, f"the film differs after {action} at write {n}"
 
 
@@ -152,11 +145,11 @@ def test_a_real_full_disk_pauses_the_job(tmp_path, picture, preset, preset_file)
     try:
         store = film.create(small / "p", picture, preset, prompts=[f"clip {n}" for n in range(60)])
         with pytest.raises(DiskFull, match="No room"):
-            driver.run(store.folder, preset_file)
+            rendered(store.folder, preset_file)
         done = len(Store.open(store.folder).takes())
         assert done >= 1
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
-        driver.run(store.folder, preset_file)
+        rendered(store.folder, preset_file)
         assert len(store.takes()) == 60
     finally:
         subprocess.run(["umount", small], check=True)
@@ -166,15 +159,15 @@ def test_a_damaged_take_is_made_again_and_the_rest_stays(fresh, preset_file, uni
     expected, _ = uninterrupted
     generator = random.Random(1)
     folder = fresh()
-    driver.run(folder, preset_file)
+    rendered(folder, preset_file)
     for path in [p for p in sorted((folder / "takes").rglob("*")) if p.suffix in (".mp4", ".png", ".json")]:
         whole = path.read_bytes()
         path.write_bytes(whole[: generator.randrange(len(whole) // 2)])
         try:
-            driver.run(folder, preset_file)
+            rendered(folder, preset_file)
         except StudioError:
             pass  # a cut tail is found when the next clip wants it
         path.write_bytes(whole) if path.exists() else None
         assert Store.open(folder).load().clips
-    driver.run(folder, preset_file)
+    rendered(folder, preset_file)
     assert contents(folder) == expected
