@@ -238,6 +238,7 @@ class DriftReading:
     colour_shift, change: CIELAB distance of the last frame from the anchor, and from the take's own first frame.
     sharpness: 1 is as sharp as the anchor. structure: 1 has the anchor's edges, 0 has others. grain: fine noise that
     the anchor has not, as a share of the picture's contrast. motion: share of the edges that move in half a second.
+    stirring: the same where most of them move.
     """
 
     colour_shift: Finite
@@ -246,6 +247,7 @@ class DriftReading:
     grain: Finite
     motion: Finite
     change: Finite
+    stirring: Finite = 0.0
 
 
 def readable_or_none(value: object, validate: Callable[[object], DriftReading | None]) -> DriftReading | None:

@@ -171,6 +171,17 @@ def test_a_slow_pan_is_motion_and_a_faster_one_more(anchor):
     assert drift.judge(read(pan(anchor, 1), anchor)).movement == "things"
 
 
+def test_ripples_in_a_part_of_the_picture_are_no_still_clip_and_grain_is(anchor):
+    rows, columns = np.mgrid[:192, :288].astype(np.float32)
+    waves = [0.3 * np.sin(rows / 3 + i / 2) * (rows > 130) for i in range(25)]
+    rippling = np.stack([cv2.remap(anchor, columns + wave, rows, cv2.INTER_LINEAR) for wave in waves])
+    reading = read(rippling.astype(np.uint8), anchor)
+    assert reading.motion < drift.LEAST_MOTION and drift.judge(reading).movement == "things"
+    grain = np.random.default_rng(3).normal(0, 1.0, (25, 192, 288, 1))
+    grainy = (anchor + grain).round().clip(0, 255).astype(np.uint8)
+    assert drift.judge(read(grainy, anchor)).movement == "none"
+
+
 def test_what_moved_in_the_overlap_belongs_to_the_clip_before(anchor):
     frames = np.concatenate([pan(anchor, 20)[:5], np.repeat(pan(anchor, 20)[4:5], 20, axis=0)])
     assert drift.judge(read(frames, anchor, overlap=5)).movement == "none"
