@@ -271,6 +271,7 @@ def digest_of(project: Project, preset: Preset, index: int, parent_digest: str |
         facts["shortcuts"] = shortcuts
     if preset.family == "pocket":
         facts["renderer"] = [preset.handover, render_version()]
+        facts["heard"] = heard(clip.prompt)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -400,6 +401,13 @@ def render_version() -> int:
     from engine.pocket import render
 
     return render.VERSION
+
+
+def heard(prompt: str) -> list[str]:
+    """What the embedded model makes of a prompt: a rule of reading that changes makes the clips anew that it changes."""
+    from engine.pocket import reading
+
+    return list(reading.wish_of(prompt).tokens)
 
 
 def refuse_without_states(before: PlannedClip) -> None:

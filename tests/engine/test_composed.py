@@ -9,7 +9,7 @@ from engine.config import load_preset
 from engine.errors import ConfigError, InputError
 from engine.events import TakeCommitted
 from engine.media import image
-from engine.pocket import motion
+from engine.pocket import motion, reading
 from engine.project import takes
 from tests.engine.models.tiny import POCKET, write_untrained_pocket
 
@@ -88,6 +88,14 @@ def test_how_clips_are_handed_over_is_part_of_the_digest(project, composed):
     planned = film.plan(project, composed)
     by_frames = film.plan(project, composed.model_copy(update={"handover": "frames"}))
     assert planned.clips[0].digest != by_frames.clips[0].digest
+
+
+def test_a_rule_of_reading_that_changes_makes_the_clips_anew_that_it_changes(project, composed, monkeypatch):
+    before = [clip.digest for clip in film.plan(project, composed).clips]
+    wish_of = reading.wish_of
+    monkeypatch.setattr(reading, "wish_of", lambda prompt: wish_of(prompt.replace("Night falls", "Dawn comes")))
+    after = [clip.digest for clip in film.plan(project, composed).clips]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False]
 
 
 def test_damaged_states_cost_their_take_and_nothing_else(project, backend, composed):
