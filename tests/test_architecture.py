@@ -1,6 +1,8 @@
 """Who may import whom, read off the syntax trees (architecture: errors config domain … are the light core)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,10 +107,18 @@ def test_the_light_core_needs_only_pydantic_numpy_and_yaml(name):
     allowed = {"pydantic", "numpy", "yaml", "engine"}
     for imported in imports(ROOT / "engine" / f"{name}.py", top_level_only=True):
         top, *rest = imported.split(".")
-        standard = top in __import__("sys").stdlib_module_names
+        standard = top in sys.stdlib_module_names
         assert standard or top in allowed, f"engine/{name}.py imports {imported}"
         if top == "engine" and rest:
             assert rest[0] in LIGHT, f"engine/{name}.py imports {imported}"
+
+
+@pytest.mark.parametrize("module", ["studio.worker", "engine.cli"])
+def test_a_process_starts_without_what_takes_seconds_to_import(module):
+    slow = MODEL_STACK | {"scipy", "librosa", "moviepy", "sklearn", "numba", "gradio"}
+    code = f"import sys, {module}; print(*({sorted(slow)} & sys.modules.keys()))".replace("[", "{").replace("]", "}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not done.stdout.split()
 
 
 def test_the_walk_sees_the_program():

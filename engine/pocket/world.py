@@ -14,7 +14,6 @@ from functools import cache
 
 import cv2
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from engine.pocket.motion import LEVELS, LUMA, Motion
 
@@ -255,6 +254,8 @@ def spline(num_latent_frames: int) -> np.ndarray:
     frames = np.arange(knots[-1] + 1)
     if num_latent_frames == 2:
         return np.stack([1 - frames / GROUP, frames / GROUP], 1)
+    from scipy.interpolate import CubicSpline  # half of what the command line takes to start
+
     return CubicSpline(knots, np.eye(num_latent_frames), bc_type="natural")(frames)
 
 
