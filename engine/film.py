@@ -404,7 +404,7 @@ def render_version() -> int:
 
 
 def heard(prompt: str) -> list[str]:
-    """What the embedded model makes of a prompt: a rule of reading that changes makes the clips anew that it changes."""
+    """What the embedded model makes of a prompt: a rule of reading that changes makes its clips anew."""
     from engine.pocket import reading
 
     return list(reading.wish_of(prompt).tokens)

@@ -115,10 +115,10 @@ def test_the_light_core_needs_only_pydantic_numpy_and_yaml(name):
 
 @pytest.mark.parametrize("module", ["studio.worker", "engine.cli"])
 def test_a_process_starts_without_what_takes_seconds_to_import(module):
-    slow = MODEL_STACK | {"scipy", "librosa", "moviepy", "sklearn", "numba", "gradio"}
-    code = f"import sys, {module}; print(*({sorted(slow)} & sys.modules.keys()))".replace("[", "{").replace("]", "}")
+    slow = MODEL_STACK - {"safetensors"} | {"scipy", "librosa", "moviepy", "sklearn", "numba", "gradio"}
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert not done.stdout.split()
+    assert not slow & set(done.stdout.split())
 
 
 def test_the_walk_sees_the_program():
