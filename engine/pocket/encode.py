@@ -104,12 +104,12 @@ def _pyramid(frame: np.ndarray) -> list[_Level]:
 
 
 def _places(values: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """x, y of each pixel (h, w) and the place A p + t that it shows, in half-frame units."""
+    """x, y of each pixel (h, w) and the places A p + t (n, h, w) that it shows, half-frame units."""
     height, width = shape
     x, y = np.meshgrid(2 * (np.arange(width) + 0.5) / width - 1, 2 * (np.arange(height) + 0.5) / height - 1)
-    matrix, shift = linear(values[None, :NUM_CAMERA], width / height)
-    (a, b), (c, d) = matrix[0]
-    return x, y, a * x + b * y + shift[0, 0], c * x + d * y + shift[0, 1]
+    matrix, shift = linear(values[:, :NUM_CAMERA], width / height)
+    a, b, c, d = (matrix[:, row, column, None, None] for row in (0, 1) for column in (0, 1))
+    return x, y, a * x + b * y + shift[:, 0, None, None], c * x + d * y + shift[:, 1, None, None]
 
 
 def _made(
@@ -117,6 +117,14 @@ def _made(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `values` (15,) and a local part (5, rows, columns) make of `source`: its planes moved, and moved and lit
     (h, w, 3), clamped as pixels are, and which pixels (h, w) show a place inside the source."""
+    warped, lit, inside = _all_made(source, values[None], shape, local)
+    return warped[0], lit[0], inside[0]
+
+
+def _all_made(
+    source: _Level, values: np.ndarray, shape: tuple[int, int], local: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_made` for each of `values` (n, 15): all at once."""
     x, y, across, down = _places(values, shape)
     detail = None if local is None else _upsampled(local, shape)
     if detail is not None:
@@ -124,24 +132,25 @@ def _made(
     rows, columns = source.shape
     warped = cv2.remap(
         source.planes,
-        ((across + 1) * columns / 2 - 0.5).astype(np.float32),
-        ((down + 1) * rows / 2 - 0.5).astype(np.float32),
+        ((across + 1) * columns / 2 - 0.5).astype(np.float32).reshape(-1, shape[1]),
+        ((down + 1) * rows / 2 - 0.5).astype(np.float32).reshape(-1, shape[1]),
         cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REPLICATE,
-    )
+    ).reshape(*across.shape, 3)
     inside = (np.abs(across) < 1 - 2 / columns) & (np.abs(down) < 1 - 2 / rows)
-    light = values[NUM_CAMERA:]
-    lit = warped * np.exp(light[[0, 1, 1]]).astype(np.float32)
+    light = values[:, NUM_CAMERA:, None, None]
+    lit = warped * np.exp(values[:, None, None, [NUM_CAMERA, NUM_CAMERA + 1, NUM_CAMERA + 1]]).astype(np.float32)
     for plane in range(3):
-        lit[..., plane] += (light[2 + plane] + light[5 + plane] * x + light[8 + plane] * y).astype(np.float32)
+        lit[..., plane] += (light[:, 2 + plane] + light[:, 5 + plane] * x + light[:, 8 + plane] * y).astype(np.float32)
     if detail is not None:
         lit = lit + detail[..., 2:]
-    return warped, cv2.transform(cv2.transform(lit, _TO_RGB).clip(-1, 1), _TO_PLANES), inside
+    rgb = cv2.transform(lit.reshape(-1, shape[1], 3), _TO_RGB).clip(-1, 1)
+    return warped, cv2.transform(rgb, _TO_PLANES).reshape(lit.shape), inside
 
 
 def _fit(first: list[_Level], other: list[_Level], start: np.ndarray) -> np.ndarray:
-    values = _descend(first[0], other[0], _relit(first[0], other[0], start))
-    if _left(first[0], other[0], values) > LOST:
+    values = _descend(first[0], other[0], _relit(first[0], other[0], start[None])[0])
+    if _left(first[0], other[0], values[None])[0] > LOST:
         values = _search(first[0], other[0], values)
     for source, target in zip(first[1:], other[1:], strict=True):
         values = _descend(source, target, values)
@@ -150,37 +159,38 @@ def _fit(first: list[_Level], other: list[_Level], start: np.ndarray) -> np.ndar
 
 def _search(source: _Level, target: _Level, values: np.ndarray) -> np.ndarray:
     """The best of descents from the three most promising of many other cameras, and of `values`."""
-    cameras = [(x, y, zoom, 0.0) for x in WAYS for y in WAYS for zoom in ZOOMS]
-    starts = [_relit(source, target, np.concatenate([camera, np.zeros(len(LIGHT))])) for camera in cameras]
-    starts.sort(key=lambda start: _left(source, target, start))
-    found = [values, *(_descend(source, target, start) for start in starts[:3])]
-    return min(found, key=lambda one: _left(source, target, one))
+    cameras = np.zeros((len(WAYS) ** 2 * len(ZOOMS), NUM_FITTED))
+    cameras[:, :3] = [(x, y, zoom) for x in WAYS for y in WAYS for zoom in ZOOMS]
+    starts = _relit(source, target, cameras)
+    promising = np.argsort(_left(source, target, starts), kind="stable")[:3]
+    found = np.stack([values, *(_descend(source, target, start) for start in starts[promising])])
+    return found[np.argmin(_left(source, target, found))]
 
 
-def _left(source: _Level, target: _Level, values: np.ndarray) -> float:
-    """Share of the target's variance that `values` leave, of what lies inside; much of it must."""
-    _, lit, inside = _made(source, values, target.shape)
+def _left(source: _Level, target: _Level, values: np.ndarray) -> np.ndarray:
+    """Share of the target's variance that each of `values` (n, 15) leaves, of what lies inside; much of it must."""
+    _, lit, inside = _all_made(source, values, target.shape)
     weight = inside * target.known
-    if weight.mean() < 0.3 * max(float(target.known.mean()), 1e-6):
-        return float("inf")
     error = np.square(target.planes - lit).sum(-1)
     spread = np.square(target.planes - target.planes.mean((0, 1))).sum(-1).mean()
-    return float((weight * error).sum() / weight.sum() / max(float(spread), 1e-4))
+    total = weight.sum((1, 2))
+    shares = (weight * error).sum((1, 2)) / np.maximum(total, 1e-12) / max(float(spread), 1e-4)
+    return np.where(total < 0.3 * max(float(target.known.sum()), 1e-6), np.inf, shares)
 
 
 def _relit(source: _Level, target: _Level, values: np.ndarray) -> np.ndarray:
-    """`values` with gains and offsets, no slopes, that fit the moments of what both show: no other guess of a light
-    is needed."""
-    plain = np.concatenate([values[:NUM_CAMERA], np.zeros(len(LIGHT))])
-    warped, _, inside = _made(source, plain, target.shape)
+    """The cameras of `values` (n, 15) with gains and offsets, no slopes, that fit the moments of what both show: no
+    other guess of a light is needed."""
+    plain = np.concatenate([values[:, :NUM_CAMERA], np.zeros((len(values), len(LIGHT)))], axis=1)
+    warped, _, inside = _all_made(source, plain, target.shape)
     weight = (inside * target.known + 1e-6)[..., None]
-    weight = weight / weight.sum()
-    mean, goal = (weight * warped).sum((0, 1)), (weight * target.planes).sum((0, 1))
-    spread = (weight * np.square(warped - mean)).sum((0, 1)) + 1e-6
-    wanted = (weight * np.square(target.planes - goal)).sum((0, 1)) + 1e-6
-    gains = np.array([wanted[0] / spread[0], *[wanted[1:].sum() / spread[1:].sum()] * 2]) ** 0.5
-    plain[NUM_CAMERA : NUM_CAMERA + 2] = np.log(gains[:2])
-    plain[NUM_CAMERA + 2 : NUM_CAMERA + 5] = goal - gains * mean
+    weight = weight / weight.sum((1, 2), keepdims=True)
+    mean, goal = ((weight * planes).sum((1, 2), keepdims=True) for planes in (warped, target.planes))
+    spread = (weight * np.square(warped - mean)).sum((1, 2)) + 1e-6
+    wanted = (weight * np.square(target.planes - goal)).sum((1, 2)) + 1e-6
+    ratios = np.stack([wanted[:, 0] / spread[:, 0], wanted[:, 1:].sum(1) / spread[:, 1:].sum(1)], axis=1) ** 0.5
+    plain[:, NUM_CAMERA : NUM_CAMERA + 2] = np.log(ratios)
+    plain[:, NUM_CAMERA + 2 : NUM_CAMERA + 5] = goal[:, 0, 0] - ratios[:, [0, 1, 1]] * mean[:, 0, 0]
     return plain
 
 
@@ -221,7 +231,8 @@ def _normal(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normal matrix (15, 15) and right side (15,) of a step; each plane knows its own eight numbers."""
     height, width = weight.shape
-    x, y, across, down = (part.astype(np.float32) for part in _places(values, (height, width)))
+    x, y, across, down = (part.astype(np.float32) for part in _places(values[None], (height, width)))
+    across, down = across[0], down[0]
     matrix, shift = linear(values[None, :NUM_CAMERA], width / height)
     back = np.linalg.inv(matrix[0])  # the source's gradient of that of the moved picture
     from_x, from_y = across - np.float32(shift[0, 0]), down - np.float32(shift[0, 1])

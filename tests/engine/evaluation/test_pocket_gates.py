@@ -52,9 +52,9 @@ def test_a_table_says_which_moves_fail_and_which_sentences_were_misunderstood():
 
 @pytest.mark.parametrize("variant", [FILM, SHOT])
 def test_a_chain_is_scored_clip_by_clip_and_an_untrained_model_scores_low(components, variant):
-    values = gates.chain_psnr(components, variant, size=SIZE, num_clips=3, num_frames=13)
-    assert len(values) == 3 and all(5 < value < 30 for value in values)
-    assert values == gates.chain_psnr(components, variant, size=SIZE, num_clips=3, num_frames=13)
+    values = gates.chain_psnr(components, variant, size=SIZE, num_clips=2, num_frames=13)
+    assert len(values) == 2 and all(5 < value < 30 for value in values)
+    assert values == gates.chain_psnr(components, variant, size=SIZE, num_clips=2, num_frames=13)
 
 
 def test_only_a_pocket_preset_can_be_measured(preset):

@@ -97,6 +97,7 @@ def test_two_processes_share_their_errors_until_the_warm_up_ends(tmp_path):
     assert not same(own[0], own[1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_lora_and_resume(tmp_path, untrained_pocket):
     recipe = tmp_path / "recipe.yaml"
     bucket = {"grid": [2, 2], "num_frames": 9, "num_pictures": 1, "prompts_per_picture": 2}
