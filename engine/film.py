@@ -6,6 +6,7 @@ Generate, extend, regenerate, cancel and resume are all "plan again". Knows noth
 import hashlib
 import json
 import logging
+import re
 import shutil
 import statistics
 import time
@@ -52,6 +53,7 @@ from engine.timeline import Timeline
 from engine.variants import VARIANTS
 
 log = logging.getLogger(__name__)
+RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
 DIGEST_VERSION = 1  # raised when the same request gives other pixels
 TAIL_FRAMES = 5
 MAX_ATTEMPTS = 3
@@ -548,8 +550,22 @@ def credit_line(credit: Credit) -> str:
     return f"Picture: “{credit.title or 'Untitled'}”{author}, {terms}, from {credit.source}.{where}"
 
 
-def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None = None) -> FilmExported:
-    """Join the playable clips into one MP4 at `output` by packet copy."""
+def export_name(planned: Plan) -> str:
+    """A file name for the film as it is: other takes or another title have another. It says how many clips it holds."""
+    takes = [clip.take for clip in planned.film if clip.take]
+    facts = [planned.project.title, *(take.digest for take in takes)]
+    mark = RANDOM_MARK if any(RANDOM_WEIGHTS in take.backend for take in takes) else ""
+    return f"film-{len(takes)}-clips-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:10]}{mark}.mp4"
+
+
+def clips_of(export_name: str) -> int:
+    """How many clips the export of this name holds; 0 when the name does not say."""
+    match = re.fullmatch(rf"film-(\d+)-clips-[0-9a-f]+(?:{RANDOM_MARK})?\.mp4", export_name)
+    return int(match[1]) if match else 0
+
+
+def export(store: Store, preset: Preset, output: Path | None = None, *, planned: Plan | None = None) -> FilmExported:
+    """Join the playable clips into one MP4 at `output`, or in the project's folder of exports, by packet copy."""
     planned = planned or plan(store, preset)
     chosen = [clip.take for clip in planned.film if clip.take]
     if not chosen:
@@ -563,6 +579,7 @@ def export(store: Store, preset: Preset, output: Path, *, planned: Plan | None =
     }
     if credit := planned.project.inputs.credit:
         metadata["copyright"] = credit_line(credit)
+    output = output or store.exports / export_name(planned)
     with disk_errors_explained("the film"):
         output.parent.mkdir(parents=True, exist_ok=True)
         film = video.join([store.take_folder(t.digest) / "segment.mp4" for t in chosen], output, metadata=metadata)

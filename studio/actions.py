@@ -5,7 +5,6 @@ Every argument is checked here, whoever sends it. Knows nothing about HTTP or gr
 
 import json
 import logging
-import re
 import secrets
 import threading
 import time
@@ -13,12 +12,11 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from engine import film, storyboard
-from engine.config import RANDOM_WEIGHTS, Config, Preset, preset_names
+from engine.config import Config, Preset, preset_names
 from engine.domain import MAX_CLIPS, MAX_SEED, Credit, Project, check_seed, clean_prompt
 from engine.errors import InputError, ProjectCorrupt, ProjectNotFound, StudioError, nearest
 from engine.events import FilmExported, JobFailed
@@ -60,7 +58,6 @@ REMEMBERED_PROJECTS = 200
 KEPT_EXPORTS = 3
 NEW_SIZE_HINT = f"{view.NEW_SIZE}; this one plays and exports as it is."
 WORDS_ONLY = {"title", "idea", "telling"}  # settings that no clip is made from
-RANDOM_MARK = "-random-weights"  # in the name of an export whose pictures are noise
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,7 @@ class Actions:
             refuse_if_live=self._refuse_if_live,
         )
         self._commands |= self.storylines.commands | {"stop_draft": self._stop_draft}
-        queue.listener = Listener(
-            changed=self._changed, film_done=self._grow, export_name=self._export_name, exported=self._exported
-        )
+        queue.listener = Listener(changed=self._changed, film_done=self._grow, exported=self._exported)
 
     # Making projects
 
@@ -763,24 +758,22 @@ class Actions:
         snapshot = self.library.snapshot(project_id)
         if not snapshot.plan.film:
             raise InputError("There is no finished clip to export yet.", "Generate at least one clip first.")
-        name = export_name(snapshot)
+        name = film.export_name(snapshot.plan)
         if (self.library.folder(project_id) / "exports" / name).is_file():
             self._exports[project_id] = view.ExportFacts("done", name, frames_of(snapshot), len(snapshot.plan.film))
             return {"name": name}
         job = self.queue.enqueue("export", project_id, self.library.owner(project_id))
         return {"job_id": job.id}
 
-    def _export_name(self, job: Job) -> str:
-        return export_name(self.library.snapshot(job.project_id))
-
     def _exported(self, job: Job, event: FilmExported | JobFailed) -> None:
-        """Called by the queue's thread when an export ended."""
+        """Called by the queue's thread when an export ended. It may have found a take damaged and set it aside."""
+        self._changed(job.project_id)
         if isinstance(event, JobFailed):
             message = f"{event.message} {event.hint}".strip()
-            self._exports[job.project_id] = view.ExportFacts("failed", job.output, message=message)
+            self._exports[job.project_id] = view.ExportFacts("failed", message=message)
             self.feed.announce(job.project_id, message)
         else:
-            self._exports[job.project_id] = view.ExportFacts("done", job.output, event.frames, event.clips)
+            self._exports[job.project_id] = view.ExportFacts("done", Path(event.path).name, event.frames, event.clips)
             self.feed.announce(job.project_id, "The film is exported.")
             for file in exports_in(Path(event.path).parent)[:-KEPT_EXPORTS]:
                 with suppress(OSError):  # an old file that stays is no reason to call the export failed
@@ -788,12 +781,12 @@ class Actions:
 
     def _export_facts(self, project_id: str, snapshot: Snapshot) -> view.ExportFacts | None:
         if job := self.queue.job_of(project_id, "export"):
-            return view.ExportFacts(job.state, job.output)
+            return view.ExportFacts(job.state)
         last = self._exports.get(project_id)
         if last is None and (files := exports_in(self.library.folder(project_id) / "exports")):
             name = files[-1].name  # of an earlier run of the studio
-            frames = frames_of(snapshot) if name == export_name(snapshot) else 0
-            last = self._exports[project_id] = view.ExportFacts("done", name, frames, clips_of(name))
+            frames = frames_of(snapshot) if name == film.export_name(snapshot.plan) else 0
+            last = self._exports[project_id] = view.ExportFacts("done", name, frames, film.clips_of(name))
         return last
 
     def can_restore(self, project_id: str) -> bool:
@@ -850,20 +843,6 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         raise ProjectNotFound("There is no such file here.")
     return path
-
-
-def export_name(snapshot: Snapshot) -> str:
-    """The same for the same film and title; it says how many clips the file holds."""
-    takes = [planned.take for planned in snapshot.plan.film if planned.take]
-    facts = [snapshot.plan.project.title, *(take.digest for take in takes)]
-    mark = RANDOM_MARK if any(RANDOM_WEIGHTS in take.backend for take in takes) else ""
-    return f"film-{len(takes)}-clips-{sha256(chr(0).join(facts).encode()).hexdigest()[:10]}{mark}.mp4"
-
-
-def clips_of(name: str) -> int:
-    """How many clips the export called `name` holds; 0 when the name does not say."""
-    match = re.fullmatch(rf"film-(\d+)-clips-[0-9a-f]+(?:{RANDOM_MARK})?\.mp4", name)
-    return int(match[1]) if match else 0
 
 
 def exports_in(folder: Path) -> list[Path]:

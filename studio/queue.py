@@ -90,7 +90,6 @@ class Job(BaseModel):
     forever: bool = False
     after_restart: Literal["continue", "wait"] = "continue"
     restarts: int = 0
-    output: str = ""  # an export's file name, chosen when it starts
     asked: bool = False  # asked for again while it was running: look once more whether a clip is missing
     ending: Literal["", "pause", "stop"] = ""  # somebody ended it; said again if the studio closes before it did
 
@@ -119,7 +118,6 @@ class Listener:
 
     changed: Callable[[str], None] = lambda project_id: None
     film_done: Callable[[Job], bool] = lambda job: False
-    export_name: Callable[[Job], str] = lambda job: f"film-{job.id}.mp4"  # as the film is when its export starts
     exported: Callable[[Job, FilmExported | JobFailed], None] = lambda job, event: None
 
 
@@ -477,7 +475,6 @@ class JobQueue:
             project = self._projects.project(job.project_id)
             preset = self._projects.preset(project)
             folder = self._projects.folder(job.project_id)
-            job.output = self.listener.export_name(job) if job.kind == "export" else ""
         except StudioError as err:
             self._not_started(job, JobFailed(err.message, err.hint, kind=type(err).__name__))
             return
@@ -487,7 +484,7 @@ class JobQueue:
             self._not_started(job, JobFailed(*WENT_WRONG, error_id))
             return
         if job.kind == "export":
-            self._send(Export(job.id, folder, preset, folder / "exports" / job.output))
+            self._send(Export(job.id, folder, preset))
         elif lane.loaded != preset.name:
             self._load(preset)
             self.feed.bump(job.project_id)

@@ -81,7 +81,6 @@ class Export:
     job_id: str
     folder: Path
     preset: Preset
-    output: Path
 
 
 @dataclass(frozen=True)
@@ -396,7 +395,7 @@ class Child:
         from engine import film
         from engine.project.store import Store
 
-        exported = film.export(Store(job.folder), job.preset, job.output)
+        exported = film.export(Store(job.folder), job.preset)
         self._happened(job.job_id, exported)
         self._happened(job.job_id, JobDone(exported.clips))
 

@@ -19,16 +19,21 @@ def slow(preset: Preset) -> ScriptedBackend:
     return ScriptedBackend(step_s=0.15)
 
 
-def gated(preset: Preset) -> ScriptedBackend:
+def gated(preset: Preset, first_step: int = 1) -> ScriptedBackend:
     """Steps wait until the file `gate` beside the preset exists, so that a test decides when to go on."""
     gate = preset.folder / "gate"
 
     def wait(request: object, step: int) -> None:
-        while not gate.exists() and not backend._pause.wait(0.02):
+        while step >= first_step and not gate.exists() and not backend._pause.wait(0.02):
             pass
 
     backend = ScriptedBackend(before_step=wait)
     return backend
+
+
+def held(preset: Preset) -> ScriptedBackend:
+    """`gated` after the first step."""
+    return gated(preset, first_step=2)
 
 
 def buggy(preset: Preset) -> ScriptedBackend:

@@ -21,7 +21,6 @@ from engine.config import Config, load_preset
 from engine.domain import new_id
 from engine.project.store import Store
 from studio import Studio
-from studio.actions import export_name
 from studio.library import owner_of
 from studio.routes import PREFIX
 from tests.conftest import PRESET
@@ -163,4 +162,4 @@ def finish(film: Film) -> None:
     store = Store(studio.data / "films" / film.id)
     for _ in engine_film.render(store, ScriptedBackend(), studio.preset, reserve_bytes=0):
         pass
-    engine_film.export(store, studio.preset, store.exports / export_name(studio.actions.library.snapshot(film.id)))
+    engine_film.export(store, studio.preset)

@@ -8,7 +8,6 @@ import pytest
 from engine.config import Config, load_preset
 from engine.tiers import GB, Machine
 from studio import machine, open_studio
-from studio.actions import clips_of, export_name
 from studio.feed import Paces
 from studio.routes import PREFIX
 from studio.worker import machine_of
@@ -189,8 +188,8 @@ def test_films_of_random_weights_say_so_in_the_name_of_the_file(random, picture)
     store = random.actions.library.store(project)
     list(film.render(store, noise(random.preset), random.preset, reserve_bytes=0))
     random.actions.library.changed(project)
-    name = export_name(random.actions.library.snapshot(project))
-    assert name.endswith("-random-weights.mp4") and clips_of(name) == 1
+    name = film.export_name(random.actions.library.snapshot(project).plan)
+    assert name.endswith("-random-weights.mp4") and film.clips_of(name) == 1
 
 
 def test_the_speed_of_random_weights_is_not_taken_for_the_models(random):

@@ -9,6 +9,7 @@ import pytest
 
 from engine.domain import new_id
 from engine.events import JobDone
+from engine.media import video
 from engine.project.store import Store
 from studio import actions as actions_module
 from studio import queue as queue_module
@@ -62,6 +63,30 @@ def test_a_step_down_for_lack_of_memory_is_said_on_its_card_and_kept_in_the_film
     assert "tiled VAE" in (film.studio.actions.library.folder(film.id) / "events.jsonl").read_text()
 
 
+@pytest.mark.expects_errors
+def test_an_export_that_a_damaged_clip_cut_short_is_never_handed_out_as_the_film(open_studio, new_film):
+    studio = open_studio()
+    film = new_film(studio, clips=2)
+    finish(film)
+    (whole,) = (studio.data / "films" / film.id / "exports").iterdir()
+    frames = video.probe(whole).num_frames
+    whole.unlink()
+    last = studio.actions.library.snapshot(film.id).plan.clips[1].take.digest
+    segment = studio.data / "films" / film.id / "takes" / last / "segment.mp4"
+    segment.write_bytes(segment.read_bytes()[:-100] + bytes(100))
+    film.do("export")
+    failed = film.until(lambda state: (state["export"] or {}).get("state") == "failed")
+    assert "damaged" in failed["export"]["message"]
+    film.do("export")
+    short = film.until(lambda state: state["export"]["state"] == "done")["export"]
+    assert (short["clips"], short["of"]) == (1, 2) and short["name"] != whole.name
+    film.do("generate")
+    film.until_phase("finished")
+    film.do("export")
+    again = film.until(lambda state: state["export"]["clips"] == 2 and not state["job"])["export"]
+    assert (again["name"], again["frames"]) == (whole.name, frames)
+
+
 def test_an_export_asked_for_too_early_holds_the_film_as_it_is_when_it_starts(open_studio, new_film):
     film = new_film(open_studio("gated"), clips=1)
     finish(film)
@@ -76,13 +101,17 @@ def test_an_export_asked_for_too_early_holds_the_film_as_it_is_when_it_starts(op
     assert (earlier["url"], earlier["clips"], earlier["of"]) == (exported["url"], 2, 4)
 
 
-def test_a_moving_preview_is_served_while_a_clip_is_made(shared, new_film):
-    film = new_film(shared, clips=2)
+def test_a_moving_preview_is_served_while_a_clip_is_made(open_studio, new_film):
+    film = new_film(open_studio("held"), clips=2)
     film.do("generate")
-    seen = film.until(lambda state: any(clip["preview_url"] for clip in state["clips"]))
-    answer = film.client.get(next(clip["preview_url"] for clip in seen["clips"] if clip["preview_url"]))
-    assert answer.status_code == 404 or answer.headers["content-type"] == "image/webp"
-    assert answer.status_code == 404 or len(answer.content) <= 100_000
+    seen = film.until(lambda state: state["clips"][0]["preview_url"])
+    answer = film.client.get(seen["clips"][0]["preview_url"])
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/webp"
+    assert 0 < len(answer.content) <= 100_000
+    open_gate(film.studio)
+    done = film.until_phase("finished")
+    assert done["clips"][0]["preview_url"] is None
+    assert film.client.get(seen["clips"][0]["preview_url"]).status_code == 404
 
 
 def test_pause_ends_within_a_step_and_resume_finishes(shared, new_film):
@@ -359,17 +388,24 @@ def test_a_disk_that_refuses_one_answer_costs_that_job_only(open_studio, new_fil
 
 
 @pytest.mark.expects_errors
-def test_a_disk_that_refuses_before_a_job_starts_does_not_block_the_lane(open_studio, new_film):
+def test_a_disk_that_refuses_before_a_job_starts_does_not_block_the_lane(open_studio, new_film, monkeypatch):
     studio = open_studio()
     film, other = new_film(studio, clips=1), new_film(studio, clips=1)
     finish(film)
     (studio.data / "films" / film.id / "exports").rename(studio.data / "elsewhere")
 
-    def refuse(job) -> str:
-        raise OSError(5, "Input/output error")
+    preset, refusals = studio.actions.library.preset, [OSError(5, "Input/output error")]
 
-    studio.queue.listener.export_name = refuse
-    film.do("export")
+    def refuse_once(project):
+        if refusals:
+            raise refusals.pop()
+        return preset(project)
+
+    monkeypatch.setattr(studio.actions.library, "preset", refuse_once)
+    studio.queue.enqueue("export", film.id, studio.actions.library.owner(film.id))
+    deadline = time.monotonic() + 15
+    while refusals and time.monotonic() < deadline:
+        time.sleep(0.01)
     other.do("generate")
     other.until_phase("finished")
     assert film.state()["export"]["state"] == "failed"
