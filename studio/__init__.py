@@ -61,11 +61,21 @@ class StudioApp:
     launch_kwargs: dict[str, Any]
 
     def launch(self, **extra: Any) -> tuple[Any, str, str]:
+        without_proxy(self.studio.config.host)  # Gradio asks its own address whether it is up
         return self.blocks.launch(**(self.launch_kwargs | {"prevent_thread_lock": True} | extra))
 
     def close(self) -> None:
         self.studio.close()
         self.blocks.close(verbose=False)
+
+
+def without_proxy(host: str) -> None:
+    """Keep requests to this computer from a proxy that the environment names."""
+    from studio.limits import LOOPBACK
+
+    for name in ("NO_PROXY", "no_proxy"):
+        kept = [part for part in os.environ.get(name, "").split(",") if part.strip()]
+        os.environ[name] = ",".join(dict.fromkeys([*kept, *LOOPBACK, host]))
 
 
 def open_studio(config: Config, *, backend: str = "", examples: Path | None = None) -> Studio:
@@ -88,7 +98,8 @@ def open_studio(config: Config, *, backend: str = "", examples: Path | None = No
             (data / "uploads").mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(data / "studio.lock", doing="running a studio on it"))
         sweep_uploads(data / "uploads")
-        tokens = Tokens.open(data / "secret.key")
+        with disk_errors_explained("the key of the links"):
+            tokens = Tokens.open(data / "secret.key")
         library = Library(data / "films", preset, examples or ASSETS / "examples")
         options = Options(backend=backend or os.environ.get(BACKEND_VARIABLE, ""))
         paces = Paces(data / (RANDOM_TIMINGS if preset.random_weights else "timings.json"))
@@ -152,6 +163,7 @@ def build(config: Config, *, backend: str = "", examples: Path | None = None) ->
             "strict_cors": True,
             "show_error": False,
             "quiet": True,
+            "_frontend": False,  # no second look at the own address, which gives up after three seconds
             "app_kwargs": {
                 "routes": [Mount(PREFIX, studio.routes)],
                 "middleware": [Middleware(guard, **options)],

@@ -6,7 +6,6 @@ A token is `<v|e>.<expiry>.<HMAC-SHA256 of project, scope and expiry>`. The key 
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal
 
 from engine.domain import ID_PATTERN
 from engine.errors import ConfigError
+from engine.project.files import write_atomically
 
 Scope = Literal["view", "edit"]
 EDIT_S = 365 * 86400
@@ -40,17 +40,11 @@ class Tokens:
 
     @classmethod
     def open(cls, path: Path) -> "Tokens":
-        """The tokens of the key file `path`, which is made (mode 0600) when there is none."""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            key = path.read_bytes()
-        else:
+        """The tokens of the key file `path`, which is made (mode 0600) when there is none, or nothing in it."""
+        key = path.read_bytes() if path.exists() else b""
+        if not key:  # an empty one signed nothing
             key = secrets.token_bytes(KEY_BYTES)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(key)
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_atomically(path, key, point="key", mode=0o600)
         if len(key) != KEY_BYTES:
             raise ConfigError(f"The key file {path.name} is damaged.", "Delete it; links made before stop working.")
         return cls(key)

@@ -6,12 +6,12 @@ from pathlib import Path
 from engine import faults
 
 
-def write_atomically(path: Path, data: bytes, *, point: str) -> None:
+def write_atomically(path: Path, data: bytes, *, point: str, mode: int = 0o666) -> None:
     """Replace `path` by `data` so that a crash leaves either the old or the new file, whole."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         faults.hit(f"{point}.temp")
-        with temp.open("wb") as stream:
+        with open(temp, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             stream.write(data)
             stream.flush()
             faults.hit(f"{point}.fsync")

@@ -30,7 +30,9 @@ class Server:
         port = app.free_port("127.0.0.1", None)
         self.url = f"http://127.0.0.1:{port}"
         flags = ("--port", str(port), "--data-dir", str(self.data), "--preset", str(folder / "tiny.yaml"))
-        environment = os.environ | {"SVI_BACKEND": "tests.studio.backends:slow", "SVI_RESERVE_BYTES": "0"}
+        nowhere = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9")
+        environment = os.environ | {"SVI_BACKEND": "tests.studio.backends:slow", "SVI_RESERVE_BYTES": "0"} | nowhere
+        environment |= {"NO_PROXY": "example.org", "no_proxy": "example.org"}
         self.process = subprocess.Popen(
             [sys.executable, "app.py", *flags],
             cwd=ROOT,

@@ -3,6 +3,7 @@ import stat
 
 import pytest
 
+from engine import faults
 from engine.domain import new_id
 from engine.errors import ConfigError
 from studio.tokens import Tokens
@@ -49,6 +50,17 @@ def test_the_key_is_kept_and_only_its_owner_reads_it(tmp_path):
     assert Tokens.open(path).check(token, project)
     if os.name == "posix":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("point", ["key.temp", "key.fsync", "key.rename"])
+def test_a_first_start_on_a_full_disk_leaves_no_key_that_stops_the_next(tmp_path, point):
+    path, project = tmp_path / "secret.key", new_id()
+    with faults.injected(f"{point}:enospc"), pytest.raises(OSError):
+        Tokens.open(path)
+    assert not list(tmp_path.iterdir())
+    path.touch()  # as an earlier version left it
+    token = Tokens.open(path).give(project, "edit")
+    assert Tokens.open(path).check(token, project)
 
 
 def test_a_cut_key_file_is_named(tmp_path):
