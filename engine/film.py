@@ -456,12 +456,14 @@ def render(store: Store, backend: Backend, preset: Preset, *, reserve_bytes: int
 
 
 def begin_attempt(store: Store, request: ClipRequest) -> int:
-    """Count a start of `request`; one that took the process down three times is refused."""
+    """Count a start of `request`; one that took the process down three times is refused, so that what starts by itself
+    ends. Whoever starts it again is told, and the count begins anew."""
     attempt = store.attempts().get(request.digest, 0) + 1
     if attempt > MAX_ATTEMPTS:
+        store.set_attempt(request.digest, 0)
         raise GenerationError(
             f"Clip {request.index + 1} stopped the studio {MAX_ATTEMPTS} times.",
-            "Finished clips are safe. Change its prompt or seed, then resume.",
+            "Finished clips are safe. Start it again, or change its prompt or seed first.",
         )
     store.set_attempt(request.digest, attempt)
     faults.hit("clip.running")

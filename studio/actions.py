@@ -92,7 +92,7 @@ class Actions:
         self._commands: dict[str, Callable[[str, Body], dict[str, Any] | None]] = {
             "generate": self._generate,
             "resume": self._generate,
-            "retry": self._retry,
+            "retry": self._generate,
             "pause": lambda project_id, body: self._end(project_id, "pause"),
             "stop": lambda project_id, body: self._end(project_id, "stop"),
             "extend": self._extend,
@@ -731,13 +731,6 @@ class Actions:
         if prompts:
             self.storylines.count(len(prompts))
         return [clean_prompt(prompt) for prompt in prompts]
-
-    def _retry(self, project_id: str, body: Body) -> dict[str, Any]:
-        """Generate again, the attempts of the clip that failed forgotten: somebody asked for it."""
-        wanted = self.library.snapshot(project_id).plan.next
-        if wanted and not self.queue.job_of(project_id):
-            self.library.store(project_id).set_attempt(wanted.digest, 0)
-        return self._generate(project_id, body)
 
     def _stop_draft(self, project_id: str, body: Body) -> None:
         """End the draft; the page may still show its button when a film without end has gone on to its next clip."""

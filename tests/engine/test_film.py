@@ -164,6 +164,7 @@ def test_a_clip_that_killed_the_process_three_times_is_quarantined(store, preset
     store.set_attempt(digest, 3)
     with pytest.raises(GenerationError, match="Clip 1 stopped the studio 3 times"):
         render(store, preset)
+    assert digest in {event.digest for event in render(store, preset) if isinstance(event, TakeCommitted)}
 
 
 def test_running_out_of_memory_is_said_in_a_sentence(store, preset):
