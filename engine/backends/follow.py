@@ -134,7 +134,10 @@ def main(arguments: Sequence[str]) -> int:
     threading.Thread(target=end_with_parent, args=(file,), name="parent", daemon=True).start()
     store = dist.FileStore(str(file), size)
     store.set(here(rank), "1")
-    return follow(Ranks(rank, size, store=store))
+    code = follow(Ranks(rank, size, store=store))
+    if code:  # the leader is gone, which this thread may learn before the one that waits for it
+        shutil.rmtree(file.parent, ignore_errors=True)
+    return code
 
 
 if __name__ == "__main__":
