@@ -461,13 +461,13 @@ def is_gone(pid):
 
 
 def test_a_preset_for_two_gpus_starts_a_follower_that_dies_with_its_leader(
-    preset_file, tiny_components, tiny_preset, clip_request, tmp_path
+    preset_file, tiny_preset, clip_request, tmp_path
 ):
     (device, pid), frames = led(tmp_path, preset_file, clip_request())
     assert is_gone(int(pid))
     assert not list(tmp_path.glob("svi-ranks-*"))
     assert device == "2 × cpu, guidance in parallel"
-    assert np.array_equal(frames, frames_of(LocalBackend(tiny_components, tiny_preset), clip_request()))
+    assert np.array_equal(frames, frames_of(LocalBackend.open(tiny_preset, threads=1), clip_request()))
 
 
 @pytest.mark.slow
