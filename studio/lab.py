@@ -31,7 +31,6 @@ from engine.errors import DiskFull, InputError, ProjectNotFound, StudioError, di
 from engine.media.footage import import_video
 from engine.media.footage_importer import MAX_SECONDS
 from engine.project.files import write_atomically
-from engine.variants import VARIANTS
 from studio.library import NEW, OWNER_FILE, TRASH, owner_of, read_owner
 from studio.limits import MAX_RUNS, Rates
 from studio.queue import Job, JobQueue, TrainingListener
@@ -715,7 +714,9 @@ def recipe(run: Run, folder: Path, base: Preset, preset: str) -> dict[str, Any]:
             "recycling": {
                 "clean": 0.5,
                 "image_from": "noise",
-                "image_frames": 2 if VARIANTS[run.variant].num_motion_frames > 1 else 1,  # latent frames handed over
+                "image_frames": 2
+                if base.variant(run.variant).num_motion_frames > 1
+                else 1,  # latent frames handed over
                 "image_window": "last",
                 "bank": {"capacity": 100, "replacement": "oldest"},
             },

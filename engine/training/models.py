@@ -40,7 +40,7 @@ def load(config: TrainingConfig, device: torch.device) -> Loaded:
     """A new pocket model that says "nothing changes", or a finished model with an untrained LoRA."""
     if config.lora is None:
         return _new_model(config, device)
-    preset = load_preset(config.lora.preset)
+    row, preset = config.row, load_preset(config.lora.preset)
     components = families.load(preset.model_copy(update={"device": device.type}))
     components.transformer.requires_grad_(False)
     add_lora(components.transformer, config.lora)
@@ -48,7 +48,7 @@ def load(config: TrainingConfig, device: torch.device) -> Loaded:
         components.transformer.enable_gradient_checkpointing()
     components.transformer.train()
     identity = {
-        "variant": config.variant,
+        "variant": row.name,
         "rank": config.lora.rank,
         "alpha": alpha_of(config.lora),
         "model": model_name(preset, components),

@@ -16,8 +16,7 @@ from engine.training.error_bank import BankSettings
 from engine.training.footprint import Item, LatentShape, Strategy, wan_encoders
 from engine.training.plan import Machine, Plan, TrainingRun, training_plan
 from engine.training.recipe import TrainingConfig
-
-POCKET_TEXT_TOKENS = 32
+from engine.variants import Variant
 
 
 def preflight(
@@ -25,6 +24,7 @@ def preflight(
 ) -> tuple[Plan, list[str]]:
     """The plan of `config` on `machine`, and what had to be assumed because it is not on this machine."""
     notes: list[str] = []
+    row = config.row
     sizes = _new_model(config) if config.new_model else transformer_of(load_preset(config.lora.preset), notes)
     latents, batch_size = _clips(config, sizes)
     is_pocket = config.new_model is not None or load_preset(config.lora.preset).family == "pocket"
@@ -39,10 +39,10 @@ def preflight(
                 checkpointing="blocks" if config.gradient_checkpointing else "none",
                 dtype="float32" if is_pocket or config.precision == "no" else "bfloat16",
                 batch_size=batch_size,
-                text_tokens=POCKET_TEXT_TOKENS if is_pocket else 512,
+                text_tokens=PocketShape.text_tokens if is_pocket else 512,
                 picture_tokens=257 if sizes.get("image_dim") else 0,
                 num_windows=_num_windows(config, notes),
-                num_conditions=_conditions(config),
+                num_conditions=_conditions(config, row),
                 encoders=_encoders(config, is_pocket),
                 running_average=config.ema > 0,
                 bank=_bank(config),
@@ -112,9 +112,9 @@ def _num_windows(config: TrainingConfig, notes: list[str]) -> int:
     return len(dataset.items) * settings.windows_per_video
 
 
-def _conditions(config: TrainingConfig) -> int:
+def _conditions(config: TrainingConfig, row: Variant) -> int:
     anchors = config.videos.anchors_per_window if config.videos else 1
-    return anchors * (2 if config.row.num_motion_frames > 1 else 1)
+    return anchors * (2 if row.num_motion_frames > 1 else 1)
 
 
 def _encoders(config: TrainingConfig, is_pocket: bool) -> tuple[Item, ...]:

@@ -1,13 +1,14 @@
 """What a training run depends on, read once from a YAML file and validated there."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.config import read_yaml, validated
+from engine.config import load_preset, read_yaml, validated
 from engine.errors import ConfigError
 from engine.training.error_bank import Replacement, Storage
 from engine.training.recycling import Chances, Reference
@@ -182,9 +183,22 @@ class TrainingConfig(Settings):
             raise ValueError("every phase needs buckets when it trains on the world")
         return self
 
-    @property
+    @cached_property
     def row(self) -> Variant:
-        return VARIANTS[self.variant]
+        """How films of this variant are made with the model that the LoRA is for: it is trained like that.
+
+        Raises `ConfigError` where one LoRA would not do.
+        """
+        if self.lora is None:
+            return VARIANTS[self.variant]
+        preset = load_preset(self.lora.preset)
+        row = preset.variant(self.variant)
+        if row.boundary is not None:
+            raise ConfigError(
+                f"“{preset.title}” shares a clip between two experts, and a LoRA is trained for one model only.",
+                "Choose a preset on Wan 2.1, such as svi-1 or svi-2.",
+            )
+        return row
 
     @property
     def num_steps(self) -> int:

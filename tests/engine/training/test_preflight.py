@@ -1,7 +1,8 @@
 import pytest
 
-from engine.config import PRESETS
+from engine.config import PRESETS, load_preset
 from engine.errors import ConfigError
+from engine.training.models import load
 from engine.training.plan import Machine
 from engine.training.preflight import on_machine, preflight
 from engine.training.recipe import read_recipe
@@ -34,6 +35,23 @@ def test_the_pocket_fits_a_laptop(name):
     plan, notes = preflight(read_recipe(PRESETS / f"train-pocket-{name}.yaml"), LAPTOP)
     assert plan.fits, plan.problems
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "frames", "padding"), [("svi-1", 5, "zeros"), ("svi-2", 5, "anchor"), ("svi-1-tom", 1, "zeros")]
+)
+def test_a_lora_is_trained_as_films_of_its_preset_are_made(preset, frames, padding):
+    row = read_recipe(PRESETS / "train-wan21-film-paper.yaml", [f"lora.preset={preset}"]).row
+    assert row == load_preset(preset).variant("film")
+    assert (row.num_motion_frames, row.padding) == (frames, padding)
+
+
+@pytest.mark.parametrize("preset", ["svi-2-wan22", "svi-2-pro"])
+@pytest.mark.parametrize("begin", [lambda config: preflight(config, CARD), lambda config: load(config, None)])
+def test_two_experts_are_refused_before_anything_is_loaded(preset, begin):
+    config = read_recipe(PRESETS / "train-wan21-film-paper.yaml", [f"lora.preset={preset}"])
+    with pytest.raises(ConfigError, match="two experts"):
+        begin(config)
 
 
 def test_a_control_has_no_bank_in_its_plan():
