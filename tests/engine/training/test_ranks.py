@@ -97,32 +97,36 @@ def test_two_processes_share_their_errors_until_the_warm_up_ends(tmp_path):
     assert not same(own[0], own[1])
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_lora_and_resume(tmp_path, untrained_pocket):
-    recipe = tmp_path / "recipe.yaml"
+def train_together(folder, preset, num_steps=2):
+    """Train a LoRA of two processes in `folder`/run, or go on with it; what they printed."""
+    recipe = folder / "recipe.yaml"
     bucket = {"grid": [2, 2], "num_frames": 9, "num_pictures": 1, "prompts_per_picture": 2}
     recipe.write_text(
         yaml.safe_dump(
             {
-                "output": str(tmp_path / "run"),
+                "output": str(folder / "run"),
                 "variant": "film",
-                "lora": {"preset": str(untrained_pocket.folder / "pocket.yaml"), "rank": 2},
+                "lora": {"preset": str(preset.folder / "pocket.yaml"), "rank": 2},
                 "world": {"num_scenes": 2, "photo_share": 0.0},
                 "recycling": {"bank": {"capacity": 2}},
                 "log_every": 1,
                 "evaluate_every": 100,
-                "phases": [{"steps": 2, "learning_rate": [1e-3, 1e-3], "buckets": [bucket]}],
+                "phases": [{"steps": num_steps, "learning_rate": [1e-3, 1e-3], "buckets": [bucket]}],
                 "evaluate_clips": 1,
                 "evaluate_size": [32, 32],
             }
         )
     )
-    done = launch("-m", "engine", "train", recipe, "--json", cwd=tmp_path)
+    done = launch("-m", "engine", "train", recipe, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count('"kind": "step"') == 2  # only the main process reports
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_lora_and_resume(tmp_path, untrained_pocket):
+    assert train_together(tmp_path, untrained_pocket).count('"kind": "step"') == 2  # only the main process reports
     first, second = (load_checkpoint(tmp_path / "run" / name) for name in ("checkpoint.pt", "checkpoint-1.pt"))
     for key, value in first["modules"]["transformer"].items():
         assert torch.equal(value, second["modules"]["transformer"][key])  # one LoRA
     assert first["material"] != second["material"]  # from other data
-    again = launch("-m", "engine", "train", recipe, "--json", cwd=tmp_path)
-    assert again.returncode == 0 and '"kind": "step"' not in again.stdout
+    assert '"kind": "step"' not in train_together(tmp_path, untrained_pocket)
