@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from engine.domain import Resolution, nearest_resolution
 from engine.errors import ConfigError, nearest
-from engine.variants import METHODS, VARIANTS, Base, Variant, trained_for
+from engine.variants import METHODS, VARIANTS, Base, Variant, composed, trained_for
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
@@ -221,7 +221,8 @@ class Preset(Settings):
     def variant(self, name: str) -> Variant:
         if name not in self.variants:
             raise ConfigError(f"The preset “{self.name}” has no variant “{name}”.", nearest(name, list(self.variants)))
-        return self.method_row(name)
+        row = self.method_row(name)
+        return composed(row) if self.handover == "composed" else row
 
     def lora(self, variant: str) -> Path | None:
         lora = self.variants[variant].lora

@@ -7,7 +7,7 @@ Values from upstream `scripts/test/*.sh` and, for Wan 2.2, `inference_svi_2.0.py
 mask marks frame 0 only, even with five motion frames; the first clip is conditioned on one frame in every method.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Padding = Literal["anchor", "zeros"]
@@ -137,6 +137,12 @@ SVI_2_PRO = Variant(
 )
 VARIANTS = {variant.name: variant for variant in (SHOT, FILM)}
 METHODS = {row.method: row for row in (SHOT, FILM, TOM, SVI_2, SVI_2_WAN22, SVI_2_PRO)}
+
+
+def composed(row: Variant) -> Variant:
+    """The row where clips are composed to the picture: what has been done to it is known, so no padding shows the way
+    back to it. Told of it, Shot's moves died after some 25 clips of the embedded model (docs/log.md)."""
+    return replace(row, padding="zeros")
 
 
 def trained_for(lora_file: str) -> tuple[Variant, Literal["high", "low"]] | None:

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.pocket import render, world
 from engine.variants import VARIANTS, Variant
 
-VERSION = 2  # raised when the same settings give other numbers
+VERSION = 3  # raised when the same settings give other numbers
 Role = Literal[
     "exact",
     "perfect",
@@ -76,7 +76,7 @@ def find_arms(preset: Preset, settings: Settings) -> tuple[list[Arm], dict[str, 
     arms: list[Arm] = []
     missing: dict[str, str] = {}
     for name in settings.variants:
-        variant = preset.variant(name)
+        variant = preset.method_row(name)
         arms += [plain(variant, role) for role in (*EXACT, "composed", "base")]
         for label, role, file, strength in loras_of(preset, settings, name):
             if not file.is_file():

@@ -42,7 +42,7 @@ def run(
     check_world(preset, num_frames)
     set_threads(None)
     components, chains = models.load(preset), mixed_chains(num_clips, seed, size)
-    row = preset.variant(variant)
+    row = preset.method_row(variant)
     frames, states = (Sampling(row, num_frames, num_inference_steps, is_composed) for is_composed in (False, True))
     films = {
         "exact fields, composed": rollout.exact_film(preset, chains, states),

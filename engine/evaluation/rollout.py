@@ -25,7 +25,7 @@ from engine.pocket.encode import fit_clip
 from engine.pocket.motion import Motion, from_arrays
 from engine.pocket.sampling import sample
 from engine.timeline import Timeline
-from engine.variants import Variant
+from engine.variants import Variant, composed
 
 Film = Iterator[np.ndarray]
 Predict = Callable[[int, Sequence[ClipRequest]], Tensor]  # index and requests of the clips -> their latents
@@ -40,10 +40,14 @@ class Sampling:
     num_inference_steps: int
     is_composed: bool = False
 
+    @property
+    def row(self) -> Variant:
+        return composed(self.variant) if self.is_composed else self.variant
+
 
 def model_film(components: Components, preset: Preset, chains: Sequence[Chain], sampling: Sampling) -> Film:
     """What the model that is loaded makes of `chains`."""
-    return film(chains, preset, sampling, lambda _, requests: predicted(components, requests, sampling.variant))
+    return film(chains, preset, sampling, lambda _, requests: predicted(components, requests, sampling.row))
 
 
 def exact_film(preset: Preset, chains: Sequence[Chain], sampling: Sampling) -> Film:

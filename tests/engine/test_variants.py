@@ -407,3 +407,10 @@ def test_a_new_film_of_svi_2_0_has_two_clips_a_prompt_and_can_be_continued(tmp_p
     prompts = [clip.prompt for clip in Store(tmp_path / "film").load().clips]
     assert prompts == ["night falls", "night falls", "fog rolls in", "fog rolls in"]
     assert cli.main(words) == 0
+
+
+def test_shot_is_not_told_the_way_back_where_clips_are_composed():
+    """Nothing is lost there that it could lead back to; where frames are handed over it leads back to the picture."""
+    composed, frames = load_preset("pocket").variant("shot"), load_preset("pocket-frames").variant("shot")
+    assert (composed.padding, frames.padding) == ("zeros", "anchor")
+    assert composed.num_motion_frames == frames.num_motion_frames == 1

@@ -147,11 +147,20 @@ def test_pixels_are_encoded_as_the_light_that_falls_on_them():
 
 def test_anchored_padding_is_the_way_back(first):
     state = asked()[-1:]
+    state.light[:, 5:] = 0.0  # slopes as steep as these no move has
     mean = codec.mean_of(first)
     condition = codec.condition_of(codec.content(first, NUM_FRAMES)[0], Motion.still(1, ASPECT), state, mean, "anchor")
     assert not condition[FIELDS, 0].any()
     back = codec.read(condition, mean, ASPECT)[-1:].after(state)
     assert np.abs(back.camera).max() < 1e-4 and np.abs(back.light).max() < 1e-3
+
+
+def test_the_way_back_is_told_no_further_than_training_has_shown_it(first):
+    far, still, mean = Motion.still(1, ASPECT), Motion.still(1, ASPECT), codec.mean_of(first)
+    far.light[:] = 9.0
+    told = codec.condition_of(codec.content(first, NUM_FRAMES)[0], still, far, mean, "anchor")
+    known = codec.read(told, mean, ASPECT, quiet=False)
+    assert (np.abs(known.light[1:]) <= codec.WAY_LIGHT + 1e-4).all() and np.abs(known.light[1:]).max() > 1
 
 
 def test_grey_padding_is_nothing_changes(first):
