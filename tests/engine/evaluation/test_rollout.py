@@ -47,7 +47,9 @@ def sampling(variant: str, *, is_composed: bool = False, steps: int = 1) -> Samp
 @pytest.mark.parametrize("variant", ["shot", "film"])
 def test_a_batch_of_chains_is_what_the_backend_makes_of_each(preset, components, lora, variant, is_composed):
     """Two clips, so that the hand-over is checked as well; within one level: a batch sums in another order."""
-    preset = preset.model_copy(update={"variants": {variant: VariantPreset(lora=str(lora))}, "folder": lora.parent})
+    handover = "composed" if is_composed else "frames"
+    own = {"variants": {variant: VariantPreset(lora=str(lora))}, "folder": lora.parent, "handover": handover}
+    preset = preset.model_copy(update=own)
     chains, how = make_chains(2, 0, 2, SIZE), sampling(variant, is_composed=is_composed, steps=2)
     slot = LoraSlot(components.transformer)
     slot.fuse([(read_lora(lora, components.transformer), 1.0)])
