@@ -15,7 +15,6 @@ from engine.evaluation.chains import Chain
 SHOWN_CHAINS = (0, 1)  # a photograph and a scene, of the first seed
 SHOWN_CLIPS = (1, 5, 10, 20, 30, 40, 50)
 STYLES = {
-    "exact": ("#9aa0a6", (0, (1, 1.5))),
     "composed": ("#a142f4", "-"),
     "perfect": ("#5f6368", (0, (5, 2))),
     "base": ("#0072b2", "-"),

@@ -11,7 +11,7 @@
   const LAB = () => `${API()}studio/lab/`;
   const STATUS = { draft: "Draft", queued: "Waiting", training: "Training", pausing: "Pausing", paused: "Paused", failed: "Stopped by a problem", done: "Done" };
   const ARMS = {
-    codec: "The codec alone", perfect: "A model without mistakes", base: "Before training",
+    composed: "Composed, as your films are", perfect: "Exact moves, frames handed over", base: "Before training",
     control: "Trained without errors", erft: "Trained with recycled errors",
   };
   const { el, text, show } = svi;
