@@ -141,7 +141,7 @@ METHODS = {row.method: row for row in (SHOT, FILM, TOM, SVI_2, SVI_2_WAN22, SVI_
 
 def composed(row: Variant) -> Variant:
     """The row where clips are composed to the picture: what has been done to it is known, so no padding shows the way
-    back to it. Told of it, Shot's moves died after some 25 clips of the embedded model (docs/log.md)."""
+    back to it. Told of it, Shot's moves faded in long films of the embedded model (docs/log.md)."""
     return replace(row, padding="zeros")
 
 

@@ -73,9 +73,10 @@ def without_proxy(host: str) -> None:
     """Keep requests to this computer from a proxy that the environment names."""
     from studio.limits import LOOPBACK
 
-    for name in ("NO_PROXY", "no_proxy"):
-        kept = [part for part in os.environ.get(name, "").split(",") if part.strip()]
-        os.environ[name] = ",".join(dict.fromkeys([*kept, *LOOPBACK, host]))
+    names = ("NO_PROXY", "no_proxy")
+    kept = [part.strip() for name in names for part in os.environ.get(name, "").split(",") if part.strip()]
+    if "*" not in kept:  # which counts only where it stands alone
+        os.environ |= dict.fromkeys(names, ",".join(dict.fromkeys([*kept, *LOOPBACK, host])))
 
 
 def open_studio(config: Config, *, backend: str = "", examples: Path | None = None) -> Studio:

@@ -708,15 +708,14 @@ def recipe(run: Run, folder: Path, base: Preset, preset: str) -> dict[str, Any]:
         "windows_per_video": 2,
     }
     if base.family == "pocket":
+        handed_over = 2 if base.variant(run.variant).num_motion_frames > 1 else 1  # latent frames
         return common | {
             "lora": {"preset": name, "rank": 16},
             "videos": videos,
             "recycling": {
                 "clean": 0.5,
                 "image_from": "noise",
-                "image_frames": 2
-                if base.variant(run.variant).num_motion_frames > 1
-                else 1,  # latent frames handed over
+                "image_frames": handed_over,
                 "image_window": "last",
                 "bank": {"capacity": 100, "replacement": "oldest"},
             },

@@ -22,7 +22,7 @@ from engine.models.components import Components
 from engine.pocket import codec as fields
 from engine.pocket import world
 from engine.pocket.encode import fit_clip
-from engine.pocket.motion import Motion, from_arrays
+from engine.pocket.motion import Motion, from_arrays, last_of
 from engine.pocket.sampling import sample
 from engine.timeline import Timeline
 from engine.variants import Variant, composed
@@ -78,12 +78,7 @@ def film(chains: Sequence[Chain], preset: Preset, sampling: Sampling, predict: P
         yield np.stack([clip.frames for clip in drawn])
         conditions = [clip.frames[-count:] for clip in drawn]
         if sampling.is_composed:
-            states = [tail_of(clip.states, count) for clip in drawn]
-
-
-def tail_of(states: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """The last `count` of the states that a clip keeps, as `takes.tail_states` reads them."""
-    return {name: part if part.ndim == 1 else part[-count:] for name, part in states.items()}
+            states = [last_of(clip.states, count) for clip in drawn]
 
 
 def request_of(

@@ -6,6 +6,7 @@ that should be smooth. Frames are uint8 RGB (F, H, W, 3). Knows nothing of model
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,9 +42,9 @@ LIMITS: dict[Cause, tuple[float, float]] = {"structure": (0.65, 0.45), "sharpnes
 LEAST_MOTION = 0.02  # light 0.005, a pocket chain 0.017; a zoom of 2 % a second 0.02 to 0.05, a pan of 1 % 0.03 to 0.14
 LEAST_CHANGE = 2.3  # a just visible difference (Mahy et al. 1994)
 # Ripples and leaves stir a part of the picture. The five of 96 `CELLS` that move most have 0.006 on rippling water,
-# 0.04 in swaying trees, 0 in a standing picture, up to 0.003 of grain of σ = 1. Light has up to 0.06: where light
-# changes, this does not count.
-MOST_CELLS, LEAST_STIRRING = 5, 0.004
+# 0.04 in swaying trees, 0 in a standing picture, up to 0.003 of grain of σ = 1. Light has up to 0.06, so this counts
+# only where no pair of frames differs in colour by STEADY_LIGHT: rippling water 0.1, a tilt in brightness of 6 % 1.4.
+MOST_CELLS, LEAST_STIRRING, STEADY_LIGHT = 5, 0.004, 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def read(
     expected = anchor if moved is None else moved
     last, before = luma(frames[-1]), luma(expected)
     added = frames[max(overlap - 1, 0) :]
-    pairs = pairs_of_edges(added, fps)
+    frames_of_pairs = pairs_of_frames(added, fps)
+    pairs = edges_of(frames_of_pairs)
+    steady = all(colour_distance(*pair) < STEADY_LIGHT for pair in frames_of_pairs)
     figures = {
         "colour_shift": colour_distance(frames[-1], expected),
         "sharpness": detail(last) / detail(before),
@@ -84,7 +87,7 @@ def read(
         "grain": max(fine_noise(last) - OWN_GRAIN * fine_noise(before), 0.0) ** 0.5,
         "motion": motion(pairs),
         "change": colour_distance(added[-1], added[0]),
-        "stirring": stirring(pairs),
+        "stirring": stirring(pairs) if steady else 0.0,
     }
     return DriftReading(**{name: round(float(value), 4) for name, value in figures.items()})
 
@@ -97,7 +100,7 @@ def judge(reading: DriftReading) -> Judgement:
     worst = max(passed.values())
     level: Level = ("steady", "drifting", "drifted")[worst]
     lit = reading.change >= LEAST_CHANGE
-    things = reading.motion >= LEAST_MOTION or (not lit and reading.stirring >= LEAST_STIRRING)
+    things = reading.motion >= LEAST_MOTION or reading.stirring >= LEAST_STIRRING
     movement: Movement = "things" if things else "light" if lit else "none"
     return Judgement(level, tuple(cause for cause, count in passed.items() if worst and count == worst), movement)
 
@@ -137,14 +140,17 @@ def similarity(edges: np.ndarray, others: np.ndarray) -> float:
     return (float(np.vdot(edges, others).real) + faint) / float(np.sqrt(np.prod(energies)))
 
 
-def pairs_of_edges(frames: np.ndarray, fps: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`edges` of up to `PAIRS` pairs of frames, `GAP_S` apart."""
+def pairs_of_frames(frames: np.ndarray, fps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Up to `PAIRS` pairs of frames, `GAP_S` apart."""
     gap = min(max(1, round(GAP_S * fps)), len(frames) - 1)
     if gap < 1:
         return []
     starts = np.linspace(0, len(frames) - 1 - gap, PAIRS).round().astype(int)
-    fields = {int(at): edges(luma(frames[at])) for at in {*starts, *(starts + gap)}}
-    return [(fields[at], fields[at + gap]) for at in starts.tolist()]
+    return [(frames[at], frames[at + gap]) for at in starts.tolist()]
+
+
+def edges_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(edges(luma(one)), edges(luma(other))) for one, other in pairs]
 
 
 def motion(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:

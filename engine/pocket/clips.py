@@ -124,7 +124,7 @@ def _deviated(latents: Tensor, condition: Tensor, errors: Tensor, padding: Paddi
     aim = remaining.after(motion).since(deviation)
     told = replace(codec.read(condition, mean, aspect, quiet=False), local=None)
     if padding == "anchor":
-        moved, frames = told[1:].since(deviation), slice(1, None)
+        moved, frames = codec.told_back(told[1:].since(deviation)), slice(1, None)
     else:  # a known frame at rest looks like padding, and like it stays
         known = int(condition[FIELDS, 1 : errors.shape[1]].abs().amax((0, 2, 3)).gt(1e-4).sum())
         frames = slice(1, 1 + known)

@@ -190,6 +190,11 @@ def to_arrays(motion: Motion) -> dict[str, np.ndarray]:
     return arrays | {"aspect": np.array([motion.aspect], np.float32)}
 
 
+def last_of(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The last `count` of the states that a clip keeps: what the next one is handed."""
+    return {name: part if part.ndim == 1 else part[-count:] for name, part in arrays.items()}
+
+
 def from_arrays(arrays: dict[str, np.ndarray]) -> Motion:
     """Raises KeyError or ValueError for arrays that are no motion."""
     sizes = {"camera": len(CAMERA), "light": len(LIGHT), "levels": len(LEVELS), "wind": len(WIND), "clock": len(CLOCK)}

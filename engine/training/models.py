@@ -48,7 +48,8 @@ def load(config: TrainingConfig, device: torch.device) -> Loaded:
         components.transformer.enable_gradient_checkpointing()
     components.transformer.train()
     identity = {
-        "variant": row.name,
+        "variant": config.variant,
+        "row": [row.method, row.num_motion_frames, row.padding],
         "rank": config.lora.rank,
         "alpha": alpha_of(config.lora),
         "model": model_name(preset, components),

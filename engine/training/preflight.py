@@ -39,7 +39,7 @@ def preflight(
                 checkpointing="blocks" if config.gradient_checkpointing else "none",
                 dtype="float32" if is_pocket or config.precision == "no" else "bfloat16",
                 batch_size=batch_size,
-                text_tokens=PocketShape.text_tokens if is_pocket else 512,
+                text_tokens=_text_tokens(config, is_pocket),
                 picture_tokens=257 if sizes.get("image_dim") else 0,
                 num_windows=_num_windows(config, notes),
                 num_conditions=_conditions(config, row),
@@ -110,6 +110,12 @@ def _num_windows(config: TrainingConfig, notes: list[str]) -> int:
     settings = config.videos
     dataset = scan(settings.folder, num_frames=settings.num_frames, fps=settings.fps)
     return len(dataset.items) * settings.windows_per_video
+
+
+def _text_tokens(config: TrainingConfig, is_pocket: bool) -> int:
+    if config.new_model:
+        return config.new_model.transformer.text_tokens
+    return PocketShape.text_tokens if is_pocket else 512
 
 
 def _conditions(config: TrainingConfig, row: Variant) -> int:

@@ -77,7 +77,7 @@ class TransformerSettings(Settings):
     ffn_dim: int = Field(640, ge=1)
     text_dim: int = Field(96, ge=8)
     text_layers: int = Field(2, ge=1)
-    text_tokens: int = Field(32, ge=4)
+    text_tokens: int = Field(16, ge=4)
 
 
 class NewModel(Settings):

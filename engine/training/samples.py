@@ -13,6 +13,7 @@ from engine.backends.local import LocalBackend, to_frames
 from engine.config import VariantPreset, load_preset
 from engine.domain import ClipRequest, Resolution
 from engine.models.components import Components
+from engine.pocket.motion import last_of
 from engine.timeline import Timeline
 from engine.training.recipe import TrainingConfig
 
@@ -33,7 +34,8 @@ def make_film(
     num_frames = config.videos.num_frames if config.videos else preset.num_frames
     timeline = Timeline(num_frames, variant.num_motion_frames, preset.fps)
     backend = LocalBackend(components, preset)
-    clips, condition = [], anchor[None]
+    is_composed = preset.handover == "composed"
+    clips, condition, states = [], anchor[None], None
     try:
         for index, prompt in enumerate(prompts):
             request = ClipRequest(
@@ -54,11 +56,15 @@ def make_film(
                 parent_digest=None,
                 anchor=anchor,
                 condition_frames=condition,
+                picture=anchor if is_composed else None,
+                tail_states=states,
+                is_composed=is_composed,
             )
             *_, result = backend.generate(request)
             assert isinstance(result, ClipResult)
             clips.append(result.frames)
             condition = result.frames[-variant.num_motion_frames :]
+            states = last_of(result.tail_states, variant.num_motion_frames) if is_composed else None
     finally:
         backend.release()
     return clips

@@ -12,6 +12,7 @@ from engine import faults
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.reliability.driver", "tests.reliability.batch_driver"])
+ENDS_S = 300  # without a word for so long, it hangs
 Report = Callable[[str], None]
 
 
@@ -25,19 +26,22 @@ def run(work: Callable[..., None], *args, fault: str = "", after_s: float | None
         process = _context.Process(target=_begin, args=(theirs, errors.name, dict(os.environ), fault, work, args))
         process.start()
         theirs.close()
-        assert reports.recv() == "begun"
+        begun = reports.poll(ENDS_S) and next(_received(reports), "")
+        assert begun == "begun", errors.read()
         if after_s is not None:
             process.join(after_s)
             process.kill()
         reported = list(_received(reports))  # to its end, which is the process's
-        process.join(300)
+        process.join(ENDS_S)
+        if process.exitcode is None:
+            process.kill()
         assert process.exitcode in (0, -9), errors.read()
         return reported, process.exitcode == -9
 
 
 def _received(reports: Connection) -> Iterator[str]:
     with contextlib.suppress(EOFError, OSError):  # killed in the middle of a report
-        while True:
+        while reports.poll(ENDS_S):
             yield reports.recv()
 
 

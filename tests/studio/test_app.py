@@ -15,6 +15,7 @@ import pytest
 import app
 from engine.config import ROOT
 from engine.errors import ConfigError
+from studio import without_proxy
 from tests.conftest import PRESET
 
 PREFIX = "/gradio_api/studio"
@@ -178,6 +179,23 @@ def test_sigterm_ends_the_studio_cleanly_in_the_middle_of_a_clip(server, client,
     log = server.log()
     assert project[1] not in log
     assert "Traceback" not in log.partition("Stopping:")[2]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1,localhost,::1,0.0.0.0"),
+        ({"no_proxy": "mirror.corp"}, "mirror.corp,127.0.0.1,localhost,::1,0.0.0.0"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_what_somebody_else_keeps_from_the_proxy_is_kept(monkeypatch, before, after):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    without_proxy("0.0.0.0")
+    assert {os.environ.get(name, "*") for name in ("NO_PROXY", "no_proxy")} == {after}
 
 
 def test_others_on_the_network_are_let_in_only_on_purpose(monkeypatch):

@@ -392,8 +392,6 @@ def test_a_disk_that_refuses_before_a_job_starts_does_not_block_the_lane(open_st
     studio = open_studio()
     film, other = new_film(studio, clips=1), new_film(studio, clips=1)
     finish(film)
-    (studio.data / "films" / film.id / "exports").rename(studio.data / "elsewhere")
-
     preset, refusals = studio.actions.library.preset, [OSError(5, "Input/output error")]
 
     def refuse_once(project):

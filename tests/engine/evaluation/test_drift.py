@@ -173,7 +173,7 @@ def test_the_curves_are_written_for_a_page_and_for_people(report, measured):
     assert set(data["metrics"]) == {"psnr", "colour_shift", "dynamic_degree"}
     lines = data["arms"]["shot control"]
     assert {len(values) for metric in data["metrics"] for values in lines[metric].values()} == {2}
-    first = report["arms"]["shot control"]["metrics"]["psnr"]["first"]  # a fifth of three clips is one clip
+    first = report["arms"]["shot control"]["metrics"]["psnr"]["first"]  # a fifth of two clips is one clip
     assert lines["psnr"]["mean"][0] == rounded(first["value"])
     with Image.open(folder / "curves.png") as picture:
         assert picture.width > 800

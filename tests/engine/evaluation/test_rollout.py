@@ -15,6 +15,7 @@ from engine.evaluation.rollout import Sampling
 from engine.models import components as models
 from engine.models.lora import LoraSlot, read_lora
 from engine.pocket.gates import psnr
+from engine.pocket.motion import last_of
 from engine.variants import VARIANTS
 from tests.engine.evaluation.loras import write_random_lora
 from tests.engine.models.tiny import write_untrained_pocket
@@ -64,7 +65,7 @@ def test_a_batch_of_chains_is_what_the_backend_makes_of_each(preset, components,
             assert np.percentile(difference, 99.9) <= 1
             count = how.variant.num_motion_frames
             condition = result.frames[-count:]
-            states = rollout.tail_of(result.tail_states, count) if is_composed else None
+            states = last_of(result.tail_states, count) if is_composed else None
     backend._experts[0]._slot.clear()
 
 

@@ -182,6 +182,13 @@ def test_ripples_in_a_part_of_the_picture_are_no_still_clip_and_grain_is(anchor)
     assert drift.judge(read(grainy, anchor)).movement == "none"
 
 
+@pytest.mark.parametrize("amount", [lambda t: 0.06 * t, lambda t: 0.3 * np.sin(np.pi * t)], ids=["tilt", "and back"])
+def test_light_that_hardly_changes_or_comes_back_moves_no_thing(anchor, amount):
+    ramp = np.linspace(-1, 1, 288)[:, None]
+    lit = [anchor * (1 - amount(t) * (0.5 + 0.5 * ramp)) for t in np.linspace(0, 1, 25)]
+    assert drift.judge(read(np.stack(lit).round().clip(0, 255).astype(np.uint8), anchor)).movement != "things"
+
+
 def test_what_moved_in_the_overlap_belongs_to_the_clip_before(anchor):
     frames = np.concatenate([pan(anchor, 20)[:5], np.repeat(pan(anchor, 20)[4:5], 20, axis=0)])
     assert drift.judge(read(frames, anchor, overlap=5)).movement == "none"

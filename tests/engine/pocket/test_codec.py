@@ -157,10 +157,11 @@ def test_anchored_padding_is_the_way_back(first):
 
 def test_the_way_back_is_told_no_further_than_training_has_shown_it(first):
     far, still, mean = Motion.still(1, ASPECT), Motion.still(1, ASPECT), codec.mean_of(first)
-    far.light[:] = 9.0
+    far.light[:], far.camera[:] = 9.0, 3.0
     told = codec.condition_of(codec.content(first, NUM_FRAMES)[0], still, far, mean, "anchor")
     known = codec.read(told, mean, ASPECT, quiet=False)
     assert (np.abs(known.light[1:]) <= codec.WAY_LIGHT + 1e-4).all() and np.abs(known.light[1:]).max() > 1
+    assert (np.abs(known.camera[1:]) <= codec.WAY_CAMERA + 1e-4).all() and np.abs(known.camera[1:]).max() > 0.5
 
 
 def test_grey_padding_is_nothing_changes(first):
