@@ -6,7 +6,6 @@ that should be smooth. Frames are uint8 RGB (F, H, W, 3). Knows nothing of model
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,9 +76,10 @@ def read(
     expected = anchor if moved is None else moved
     last, before = luma(frames[-1]), luma(expected)
     added = frames[max(overlap - 1, 0) :]
-    frames_of_pairs = pairs_of_frames(added, fps)
-    pairs = edges_of(frames_of_pairs)
-    steady = all(colour_distance(*pair) < STEADY_LIGHT for pair in frames_of_pairs)
+    places = places_of_pairs(len(added), fps)
+    fields = {at: edges(luma(added[at])) for pair in places for at in pair}
+    pairs = [(fields[at], fields[later]) for at, later in places]
+    steady = all(colour_distance(added[at], added[later]) < STEADY_LIGHT for at, later in places)
     figures = {
         "colour_shift": colour_distance(frames[-1], expected),
         "sharpness": detail(last) / detail(before),
@@ -140,17 +140,13 @@ def similarity(edges: np.ndarray, others: np.ndarray) -> float:
     return (float(np.vdot(edges, others).real) + faint) / float(np.sqrt(np.prod(energies)))
 
 
-def pairs_of_frames(frames: np.ndarray, fps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def places_of_pairs(num_frames: int, fps: int) -> list[tuple[int, int]]:
     """Up to `PAIRS` pairs of frames, `GAP_S` apart."""
-    gap = min(max(1, round(GAP_S * fps)), len(frames) - 1)
+    gap = min(max(1, round(GAP_S * fps)), num_frames - 1)
     if gap < 1:
         return []
-    starts = np.linspace(0, len(frames) - 1 - gap, PAIRS).round().astype(int)
-    return [(frames[at], frames[at + gap]) for at in starts.tolist()]
-
-
-def edges_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(edges(luma(one)), edges(luma(other))) for one, other in pairs]
+    starts = np.linspace(0, num_frames - 1 - gap, PAIRS).round().astype(int)
+    return [(at, at + gap) for at in starts.tolist()]
 
 
 def motion(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
