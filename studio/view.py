@@ -167,6 +167,7 @@ def state(facts: Facts) -> dict[str, Any]:
             "title": project.title,
             "idea": project.idea,
             "variant": project.variant,
+            "anchored": preset.variant(project.variant).padding == "anchor",  # clips are told what the picture is
             "preset": project.preset,
             "preset_title": preset.title,
             "width": project.resolution.width,

@@ -34,7 +34,7 @@
     scopes(all, one) {
       const choice = (value, title, note, checked) => el("label.choice", {},
         el("input", { type: "radio", name: "scope", value, checked }), el("span", {}, el("strong", {}, title), el("small", {}, note)));
-      const soften = svi.state.project.variant === "shot" ? " In Shot the reference picture softens the jump." : "";
+      const soften = svi.state.project.anchored ? " The reference picture, which every clip is told, softens the jump." : "";
       return el("div.choices", { role: "radiogroup", "aria-label": "What to make again" },
         choice("this_and_after", all.title, all.note, true), choice("only_this", one.title, `the join to the next clip may jump${one.note}.${soften}`, false));
     }
